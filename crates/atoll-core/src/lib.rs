@@ -1,0 +1,17 @@
+//! The pure domain of Atoll: identities, sandboxes, their lifecycle, nodes, placement and the
+//! reconcile plan.
+//!
+//! Invariant: nothing here performs I/O, reads a clock, draws randomness or depends on an async
+//! runtime. Whatever this crate decides is a function of its arguments, which is what lets the
+//! simulator and the property tests drive the real decisions.
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod id;
+pub mod network;
+pub mod node;
+pub mod resources;
+pub mod route;
+pub mod sandbox;
+pub mod template;
+pub mod time;

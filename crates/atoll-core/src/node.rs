@@ -1,0 +1,111 @@
+//! What control and a node say to each other. The transport (in process, RPC) carries these types.
+
+use crate::id::{Generation, NodeId, SandboxId};
+use crate::resources::Resources;
+use crate::sandbox::UsageSample;
+use crate::time::Timestamp;
+
+/// What became of a call to a node.
+///
+/// A time-out or a lost connection is `Unknown`: the node may or may not have acted, so the caller
+/// asks the same node again and must never treat it as refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallOutcome<T> {
+    /// The node did it and answered.
+    Done(T),
+    /// The node did nothing, and says why.
+    Refused(Refusal),
+    /// Nobody can say whether the node acted.
+    Unknown(String),
+}
+
+/// Why a node did nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Not enough room; another node may do.
+    #[error("no room: {0}")]
+    NoRoom(String),
+    /// The order belongs to an older placement than the node knows.
+    #[error("generation {ordered} is older than {known}")]
+    StaleGeneration {
+        /// What the order carried.
+        ordered: Generation,
+        /// What the node has.
+        known: Generation,
+    },
+    /// The node has no such sandbox.
+    #[error("unknown sandbox")]
+    UnknownSandbox,
+    /// The node lacks the template build.
+    #[error("unknown template build")]
+    UnknownTemplate,
+    /// The driver cannot do this at all.
+    #[error("not supported by this driver: {0}")]
+    Unsupported(String),
+    /// It was tried, failed, and was undone.
+    #[error("failed: {0}")]
+    Failed(String),
+}
+
+/// What runs under an id on a node, in the node's own words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObservedState {
+    /// Being made.
+    Starting,
+    /// Serving: the guest agent answered.
+    Running,
+    /// Frozen.
+    Paused,
+    /// It ended by itself or was killed from outside; what it held is being released.
+    Exited,
+}
+
+/// A node's report of one sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedSandbox {
+    /// Which.
+    pub id: SandboxId,
+    /// The placement the node runs.
+    pub generation: Generation,
+    /// What it sees.
+    pub state: ObservedState,
+    /// What it allocated to it.
+    pub resources: Resources,
+    /// When it began to serve, by the node's clock.
+    pub started_at: Option<Timestamp>,
+    /// Why it ended, where it did.
+    pub detail: Option<String>,
+}
+
+/// A node's whole report: the answer to a full synchronisation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeReport {
+    /// Who reports.
+    pub node: NodeId,
+    /// What it has in total to give to sandboxes.
+    pub total: Resources,
+    /// The sum of its allocations.
+    pub allocated: Resources,
+    /// Everything it runs, ordered by id.
+    pub sandboxes: Vec<ObservedSandbox>,
+}
+
+/// Something that happened on a node that control did not order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NodeEvent {
+    /// A sandbox changed by itself.
+    Changed(ObservedSandbox),
+    /// A periodic sample of what one sandbox uses.
+    Usage(SandboxId, UsageSample),
+    /// One line about a sandbox, for its log.
+    Log {
+        /// Which sandbox.
+        id: SandboxId,
+        /// When.
+        at: Timestamp,
+        /// `debug`, `info`, `warn` or `error`.
+        level: &'static str,
+        /// What happened.
+        message: String,
+    },
+}

@@ -1,0 +1,204 @@
+//! Sandboxes: what control wants of them, and what a node is told to run.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::id::{BuildId, Generation, NodeId, SandboxId, TeamId, TemplateId};
+use crate::network::NetworkPolicy;
+use crate::resources::Resources;
+use crate::time::Timestamp;
+
+/// Where a sandbox stands. [`crate::sandbox`] only names the states; which may follow which is
+/// decided in one place, the lifecycle module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    /// Accepted, not yet placed.
+    Pending,
+    /// A node was told to run it.
+    Creating,
+    /// It serves.
+    Running,
+    /// On its way to `Paused`.
+    Pausing,
+    /// Kept without using cpu or, where the driver can, memory.
+    Paused,
+    /// On its way from `Paused` to `Running`.
+    Resuming,
+    /// On its way to `Stopped`.
+    Stopping,
+    /// Gone; only its history remains.
+    Stopped,
+    /// It failed; only deletion is left.
+    Error,
+}
+
+/// What control wants of a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Desired {
+    /// It should serve.
+    Running,
+    /// It should be kept, not serve.
+    Paused,
+    /// It should be gone.
+    Stopped,
+}
+
+/// What happens when the deadline passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OnTimeout {
+    /// Remove it.
+    Kill,
+    /// Pause it; with memory, or only its file system.
+    Pause {
+        /// Whether processes survive the pause.
+        keep_memory: bool,
+    },
+}
+
+/// What a client asked for: fixed from create to removal, but for `network`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxConfig {
+    /// The template it starts from.
+    pub template: TemplateId,
+    /// The build of that template, resolved when the sandbox was accepted.
+    pub build: BuildId,
+    /// The name the client used, without tag; shown as `alias`.
+    pub alias: Option<String>,
+    /// What it may use.
+    pub resources: Resources,
+    /// The client's labels.
+    pub metadata: BTreeMap<String, String>,
+    /// Environment of every process started in it.
+    pub env: BTreeMap<String, String>,
+    /// Egress and ingress policy.
+    pub network: NetworkPolicy,
+    /// Whether the guest agent demands the access token.
+    pub is_secured: bool,
+    /// What happens when the deadline passes.
+    pub on_timeout: OnTimeout,
+    /// Whether traffic to a paused sandbox resumes it.
+    pub auto_resume: bool,
+}
+
+/// Why a sandbox ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EndReason {
+    /// A client asked.
+    Killed,
+    /// Its deadline passed.
+    Expired,
+    /// Its first process ended, or it could not be started.
+    Failed,
+    /// Its node is gone.
+    NodeLost,
+    /// No node had room.
+    NoCapacity,
+    /// The operator stopped it (`dev` ends its sandboxes on Ctrl-C).
+    Shutdown,
+}
+
+/// One sandbox as the store keeps it.
+///
+/// Control alone changes every field; `state` follows what the node reports, through the lifecycle
+/// function only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sandbox {
+    /// Its identity.
+    pub id: SandboxId,
+    /// Who owns it.
+    pub team: TeamId,
+    /// What was asked for.
+    pub config: SandboxConfig,
+    /// Where it stands.
+    pub state: State,
+    /// What is wanted of it.
+    pub desired: Desired,
+    /// Which placement this is.
+    pub generation: Generation,
+    /// The node it is placed on, once decided.
+    pub node: Option<NodeId>,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When it last began to serve.
+    pub started_at: Option<Timestamp>,
+    /// When `on_timeout` applies. Has no effect while paused.
+    pub deadline: Timestamp,
+    /// When this row last changed.
+    pub updated_at: Timestamp,
+    /// When it left the world, with the reason; set together with [`State::Stopped`].
+    pub ended: Option<(Timestamp, EndReason)>,
+    /// What went wrong last, for people.
+    pub last_error: Option<String>,
+}
+
+/// Everything a node needs to run one sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxSpec {
+    /// Its identity.
+    pub id: SandboxId,
+    /// The placement this order belongs to.
+    pub generation: Generation,
+    /// Who owns it.
+    pub team: TeamId,
+    /// The template it starts from.
+    pub template: TemplateId,
+    /// The build of that template.
+    pub build: BuildId,
+    /// Limits to enforce.
+    pub resources: Resources,
+    /// Environment of every process started in it.
+    pub env: BTreeMap<String, String>,
+    /// Egress policy to enforce.
+    pub network: NetworkPolicy,
+    /// What the guest agent demands of its clients; none leaves it open.
+    pub access_token: Option<AccessToken>,
+}
+
+/// A bearer token. Its `Debug` shows nothing, so that it cannot reach a log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AccessToken(String);
+
+impl AccessToken {
+    /// Wraps a token.
+    #[must_use]
+    pub const fn new(token: String) -> Self {
+        Self(token)
+    }
+
+    /// The token itself.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AccessToken(…)")
+    }
+}
+
+/// One sample of what a sandbox uses.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct UsageSample {
+    /// When it was taken.
+    pub at: Timestamp,
+    /// CPU used since the last sample, in percent of one core (200 = two full cores).
+    pub cpu_used_pct: f32,
+    /// Cores it may use.
+    pub cpu_count: u32,
+    /// Memory in use, without cache that can be dropped, in bytes.
+    pub memory_used_bytes: u64,
+    /// Memory limit in bytes.
+    pub memory_total_bytes: u64,
+    /// Page cache, in bytes.
+    pub memory_cache_bytes: u64,
+    /// Writable disk in use, in bytes.
+    pub disk_used_bytes: u64,
+    /// Writable disk limit, in bytes.
+    pub disk_total_bytes: u64,
+}
+
+/// How long a sandbox may live from its last start or resume, at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LifetimeLimit(pub Duration);
