@@ -1,1 +1,4 @@
 //! atoll-node
+#![deny(unsafe_code)]
+
+pub mod doctor;
