@@ -1,1 +1,28 @@
-//! atoll-control
+//! The control plane: the use cases of Atoll, the reconciler that makes them true, the node
+//! registry, and the background work that keeps promises (deadlines, synchronisation, retention).
+//!
+//! The idea: a request writes intent to the store, wakes the reconciler of that one sandbox, and
+//! waits for the outcome with a bound. After a crash the reconciler finds the same intent and
+//! carries on, so the path of a request and the path of a repair are one path.
+//!
+//! Invariants:
+//! - Nothing acts on an intent that is not committed.
+//! - One task at a time drives a sandbox; handlers write only its intent fields.
+//! - A node's silence is never taken for a refusal: the same node is asked again.
+//! - Every wait, queue, map and page has a named limit.
+//!
+//! What it does not do: it knows no HTTP, no JSON of the API, no SQL, and starts no process.
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod config;
+mod error;
+pub mod node_client;
+pub mod random;
+pub mod request;
+pub mod route_publisher;
+mod service;
+pub mod view;
+
+pub use error::{Error, Result, code};
+pub use service::{ControlPlane, Parts};

@@ -1,0 +1,49 @@
+//! What control asks of a node, whatever carries it there.
+
+use async_trait::async_trait;
+use atoll_core::id::{BuildId, Generation, NodeId, SandboxId, TemplateId};
+use atoll_core::network::NetworkPolicy;
+use atoll_core::node::{CallOutcome, NodeReport, ObservedSandbox};
+use atoll_core::sandbox::SandboxSpec;
+use atoll_core::template::TemplateSource;
+
+/// One node, as control sees it.
+///
+/// Every call is idempotent, so an unknown outcome is resolved by asking again. Control may drop
+/// the future of a call (its caller went away or a delete overtook it); the node then finishes or
+/// undoes by itself, and a later [`NodeClient::remove`] of the same generation must win over it:
+/// once a removal of generation `g` is done, `ensure` of `g` or older is refused as stale.
+#[async_trait]
+pub trait NodeClient: Send + Sync + std::fmt::Debug {
+    /// The node's identity; constant for the life of the client.
+    fn node(&self) -> &NodeId;
+
+    /// Makes the sandbox run; answers once its guest agent is initialised, or with a refusal that
+    /// left nothing behind. Idempotent by (id, generation).
+    async fn ensure(&self, spec: &SandboxSpec) -> CallOutcome<ObservedSandbox>;
+
+    /// Removes the sandbox with all that it holds. An absent one is `Done`. Ends in bounded time.
+    async fn remove(&self, id: &SandboxId, generation: Generation) -> CallOutcome<()>;
+
+    /// Replaces the egress policy of a running sandbox.
+    async fn update_network(
+        &self,
+        id: &SandboxId,
+        generation: Generation,
+        policy: &NetworkPolicy,
+    ) -> CallOutcome<()>;
+
+    /// Everything the node runs.
+    async fn report(&self) -> CallOutcome<NodeReport>;
+
+    /// Makes a template build usable on the node. Idempotent by (template, build).
+    async fn import_template(
+        &self,
+        template: &TemplateId,
+        build: &BuildId,
+        source: &TemplateSource,
+    ) -> CallOutcome<()>;
+
+    /// Removes a template build. An absent one is `Done`.
+    async fn remove_template(&self, template: &TemplateId, build: &BuildId) -> CallOutcome<()>;
+}

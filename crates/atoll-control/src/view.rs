@@ -1,0 +1,213 @@
+//! What callers get to see.
+
+use std::collections::BTreeMap;
+
+use atoll_core::id::{KeyId, NodeId, TeamId};
+use atoll_core::resources::Resources;
+use atoll_core::sandbox::{AccessToken, Sandbox, State};
+use atoll_core::template::Template;
+use atoll_core::time::Timestamp;
+
+use crate::request::{ListCursor, LogLevel, VisibleState};
+
+/// What a key may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// Everything its team may.
+    Full,
+    /// Only reading.
+    ReadOnly,
+}
+
+/// Who is asking: the outcome of authentication, and the argument of every use case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenant {
+    /// The team that owns what is made and sees only its own.
+    pub team: TeamId,
+    /// The key that was shown.
+    pub key: KeyId,
+    /// What the key may do.
+    pub scope: Scope,
+}
+
+/// A sandbox with what its owner needs to use it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxView {
+    /// The row. `started_at` is set for all that clients can see.
+    pub sandbox: Sandbox,
+    /// What the guest agent demands; none if it is not secured.
+    pub envd_access_token: Option<AccessToken>,
+    /// What the edge demands on ports; none if they are public.
+    pub traffic_token: Option<AccessToken>,
+    /// The names of its template; empty once that is removed.
+    pub template_names: Vec<String>,
+    /// Version of the guest agent in it.
+    pub envd_version: String,
+}
+
+impl SandboxView {
+    /// The state as clients see it.
+    #[must_use]
+    pub const fn visible_state(&self) -> VisibleState {
+        match self.sandbox.state {
+            State::Pausing | State::Paused | State::Resuming => VisibleState::Paused,
+            State::Pending
+            | State::Creating
+            | State::Running
+            | State::Stopping
+            | State::Stopped
+            | State::Error => VisibleState::Running,
+        }
+    }
+
+    /// Cores, rounded up, at least one: the unit clients know.
+    #[must_use]
+    pub const fn cpu_count(&self) -> u32 {
+        let cores = self.sandbox.config.resources.cpu_millis.div_ceil(1_000);
+        if cores == 0 { 1 } else { cores }
+    }
+
+    /// Memory in MiB.
+    #[must_use]
+    pub const fn memory_mib(&self) -> u32 {
+        self.sandbox.config.resources.memory_mib
+    }
+
+    /// Writable disk in MiB.
+    #[must_use]
+    pub const fn disk_mib(&self) -> u32 {
+        self.sandbox.config.resources.disk_mib
+    }
+}
+
+/// One page of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxPage {
+    /// The rows, in the order asked for.
+    pub items: Vec<SandboxView>,
+    /// Where the next page begins; none: this was the last.
+    pub next: Option<ListCursor>,
+    /// How many sandboxes of the team run now, whatever the filter.
+    pub total_running: u64,
+}
+
+/// How a connect found the sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Connected {
+    /// It was running.
+    WasRunning,
+    /// It was paused and serves again.
+    Resumed,
+}
+
+/// One line of a sandbox's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// When.
+    pub at: Timestamp,
+    /// How grave.
+    pub level: LogLevel,
+    /// What happened.
+    pub message: String,
+    /// More, by name: `event`, `node`, `reason`, …
+    pub fields: BTreeMap<String, String>,
+}
+
+/// A template with what listings show about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateView {
+    /// The template with its newest build.
+    pub template: Template,
+    /// How many sandboxes were started from it.
+    pub spawn_count: u64,
+    /// When the last one was.
+    pub last_spawned_at: Option<Timestamp>,
+    /// How many builds it has had.
+    pub build_count: u32,
+}
+
+/// A key as its team sees it. The key itself is not kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyView {
+    /// Its public id.
+    pub id: KeyId,
+    /// Its name, for people.
+    pub name: String,
+    /// Prefix of the key's text: `e2b_`.
+    pub prefix: String,
+    /// How many characters follow the prefix.
+    pub body_len: u32,
+    /// The first characters after the prefix.
+    pub masked_start: String,
+    /// The last characters.
+    pub masked_end: String,
+    /// What it may do.
+    pub scope: Scope,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// A key just made: the only time its text is seen.
+#[derive(Debug, Clone)]
+pub struct CreatedKey {
+    /// What will be listed.
+    pub view: KeyView,
+    /// The text clients present.
+    pub text: secrecy::SecretString,
+}
+
+/// What [`crate::ControlPlane::bootstrap`] made or found.
+#[derive(Debug, Clone)]
+pub struct Bootstrapped {
+    /// The default team.
+    pub team: TeamId,
+    /// The default key, if it was given or made now; a key made at an earlier start cannot be
+    /// shown again.
+    pub key: Option<secrecy::SecretString>,
+}
+
+/// How well a component does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HealthStatus {
+    /// It works.
+    Healthy,
+    /// It works in part.
+    Degraded,
+    /// It does not.
+    Unhealthy,
+}
+
+/// One component's health.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ComponentHealth {
+    /// `store`, `node <id>`.
+    pub name: String,
+    /// How well it does.
+    pub status: HealthStatus,
+    /// Why, for people; empty when healthy.
+    pub detail: String,
+}
+
+/// The health of the control plane and what it depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// The worst that matters: a lost node among several only degrades.
+    pub status: HealthStatus,
+    /// Each component.
+    pub components: Vec<ComponentHealth>,
+}
+
+/// A node as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeView {
+    /// Its identity.
+    pub id: NodeId,
+    /// What it has in total to give to sandboxes.
+    pub total: Resources,
+    /// What is allocated, by the control plane's intent.
+    pub allocated: Resources,
+    /// How many sandboxes it runs.
+    pub sandboxes: u32,
+    /// Whether it answers.
+    pub is_reachable: bool,
+}

@@ -1,0 +1,4 @@
+//! The store's interface.
+
+/// Durable state of the control plane.
+pub trait Store: Send + Sync + std::fmt::Debug {}
