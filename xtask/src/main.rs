@@ -1,1 +1,51 @@
-fn main() {}
+//! The project's task runner: `cargo xtask COMMAND`.
+//!
+//! One entry for everything that is done to the project rather than by it: checking its house
+//! rules, running its tests, running the E2B SDKs against it. Each command is a module with one
+//! `run` function. Nothing here ships, and nothing here is needed to build or run Atoll.
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line tool talks to its user"
+)]
+
+mod command;
+mod provision;
+mod testing;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+Usage: cargo xtask COMMAND
+
+Commands:
+  tidy          check the house rules: format, lints, dependencies, lengths, links
+  test          install what the tests need, then tidy and every test
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["tidy"] => tidy::run(),
+        ["test"] => testing::run(),
+        ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
