@@ -8,8 +8,12 @@
 
 pub mod error;
 pub mod id;
+pub mod lifecycle;
 pub mod network;
 pub mod node;
+pub mod placement;
+pub mod quota;
+pub mod reconcile;
 pub mod resources;
 pub mod route;
 pub mod sandbox;

@@ -113,6 +113,8 @@ pub struct Sandbox {
     pub state: State,
     /// What is wanted of it.
     pub desired: Desired,
+    /// Why it should be gone; set together with [`Desired::Stopped`].
+    pub stop_reason: Option<EndReason>,
     /// Which placement this is.
     pub generation: Generation,
     /// The node it is placed on, once decided.
