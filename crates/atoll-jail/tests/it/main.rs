@@ -4,7 +4,7 @@
 //! Here pid 1 is a shell with a script instead of the guest agent, the disk is a tmpfs, and the
 //! network namespace is one made by `ip netns`; what a whole sandbox withstands is tested with the
 //! node.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 mod rig;
 
@@ -24,7 +24,6 @@ fn pid_1_is_root_of_its_own_world() {
         ["0", &rig.uid_base().to_string(), "65536"]
     );
     assert!(exit.tail.contains("127.0.0.1 test"), "{}", exit.tail);
-    println!("{}", exit.tail);
 }
 
 #[test]
@@ -56,7 +55,6 @@ fn the_surface_that_leads_out_is_closed() {
     assert_eq!(exit.code, Some(0), "{}", exit.tail);
     assert!(!exit.tail.contains("LET THROUGH"), "{}", exit.tail);
     assert!(exit.tail.contains("Seccomp:\t2"), "{}", exit.tail);
-    println!("{}", exit.tail);
 }
 
 #[test]
