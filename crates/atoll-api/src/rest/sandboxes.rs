@@ -1,0 +1,401 @@
+//! Making, reaching and ending single sandboxes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use atoll_control::request::CreateRequest;
+use atoll_control::view::{Connected, Tenant};
+use atoll_core::sandbox::OnTimeout;
+use axum::extract::State;
+use axum::response::Response;
+use http::{HeaderMap, HeaderName, Method, StatusCode};
+use sha2::{Digest as _, Sha256};
+
+use super::{Answer, Api, SandboxPath, Table, json, no_content};
+use crate::auth::Caller;
+use crate::body::{JsonBody, OptionalJsonBody};
+use crate::dto::{NewSandbox, RefreshDto, SandboxDetailDto, SandboxDto, TimeoutDto};
+use crate::error::ApiError;
+use crate::limit::{
+    DEFAULT_TIMEOUT_V1_SECONDS, DEFAULT_TIMEOUT_V2_SECONDS, MAX_ENV_BYTES, MAX_ENV_ENTRIES,
+    MAX_ENV_ENTRY_LEN, MAX_IDEMPOTENCY_KEY_LEN, MAX_METADATA_BYTES, MAX_METADATA_ENTRIES,
+    MAX_METADATA_KEY_LEN, MAX_REFRESH_SECONDS, MAX_TEMPLATE_REFERENCE_LEN, MAX_WIRE_SECONDS,
+    MIN_REFRESH_SECONDS,
+};
+use crate::network::NetworkUpdateDto;
+use crate::query::shorten;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+pub(super) fn routes(table: Table) -> Table {
+    table
+        .add(Method::POST, "/sandboxes", create_v1)
+        .add(Method::POST, "/v2/sandboxes", create_v2)
+        .add(Method::GET, "/sandboxes/{sandboxID}", get)
+        .add(Method::DELETE, "/sandboxes/{sandboxID}", kill)
+        .add(Method::POST, "/sandboxes/{sandboxID}/connect", connect_v1)
+        .add(
+            Method::POST,
+            "/v2/sandboxes/{sandboxID}/connect",
+            connect_v2,
+        )
+        .add(Method::POST, "/sandboxes/{sandboxID}/timeout", set_timeout)
+        .add(Method::POST, "/sandboxes/{sandboxID}/refreshes", refresh)
+        .add(
+            Method::PUT,
+            "/sandboxes/{sandboxID}/network",
+            update_network,
+        )
+}
+
+/// What the two versions of create do differently.
+#[derive(Clone, Copy)]
+enum Version {
+    /// Secured if asked for.
+    V1,
+    /// Always secured, and with a longer default timeout.
+    V2,
+}
+
+async fn create_v1(
+    State(api): State<Api>,
+    Caller(tenant): Caller,
+    headers: HeaderMap,
+    body: JsonBody<NewSandbox>,
+) -> Answer {
+    create(&api, &tenant, &headers, body, Version::V1).await
+}
+
+async fn create_v2(
+    State(api): State<Api>,
+    Caller(tenant): Caller,
+    headers: HeaderMap,
+    body: JsonBody<NewSandbox>,
+) -> Answer {
+    create(&api, &tenant, &headers, body, Version::V2).await
+}
+
+async fn create(
+    api: &Api,
+    tenant: &Tenant,
+    headers: &HeaderMap,
+    body: JsonBody<NewSandbox>,
+    version: Version,
+) -> Answer {
+    let idempotency_key = idempotency_key(headers)?;
+    let fingerprint = fingerprint(&body, version);
+    let request = create_request(body.value, version, idempotency_key, fingerprint)?;
+    let view = api.control().sandbox_create(tenant, request).await?;
+    let document = SandboxDto::new(view, api.sandbox_domain());
+    Ok(json(StatusCode::CREATED, document))
+}
+
+fn create_request(
+    new: NewSandbox,
+    version: Version,
+    idempotency_key: Option<String>,
+    fingerprint: String,
+) -> Result<CreateRequest, ApiError> {
+    let (is_secured, default_timeout) = match version {
+        Version::V1 => (new.secure.unwrap_or(false), DEFAULT_TIMEOUT_V1_SECONDS),
+        Version::V2 => (true, DEFAULT_TIMEOUT_V2_SECONDS),
+    };
+    check_template(&new.template_id)?;
+    if new
+        .volume_mounts
+        .as_ref()
+        .is_some_and(|mounts| !mounts.is_empty())
+    {
+        return Err(ApiError::unsupported("mounting volumes"));
+    }
+    if new
+        .iam
+        .and_then(|iam| iam.tokens)
+        .is_some_and(|tokens| !tokens.is_empty())
+    {
+        return Err(ApiError::unsupported("workload identity (`iam`)"));
+    }
+    let metadata = new.metadata.unwrap_or_default();
+    let env = new.env_vars.unwrap_or_default();
+    check_metadata(&metadata)?;
+    check_env(&env)?;
+    let auto_resume = new.auto_resume.is_some_and(|resume| resume.enabled);
+    let on_timeout = on_timeout(
+        new.auto_pause.unwrap_or(false),
+        new.auto_pause_memory.unwrap_or(true),
+        auto_resume,
+    )?;
+    let network = new
+        .network
+        .unwrap_or_default()
+        .into_policy(new.allow_internet_access, is_secured)?;
+    Ok(CreateRequest {
+        template: new.template_id,
+        timeout: positive_timeout(new.timeout.unwrap_or(default_timeout))?,
+        metadata,
+        env,
+        network,
+        is_secured,
+        on_timeout,
+        auto_resume,
+        idempotency_key,
+        fingerprint,
+    })
+}
+
+fn check_template(reference: &str) -> Result<(), ApiError> {
+    if reference.is_empty() {
+        return Err(ApiError::validation("`templateID` must not be empty"));
+    }
+    if reference.len() > MAX_TEMPLATE_REFERENCE_LEN {
+        return Err(ApiError::validation(format_args!(
+            "`templateID` has more than {MAX_TEMPLATE_REFERENCE_LEN} bytes"
+        )));
+    }
+    if reference.contains(char::is_control) {
+        return Err(ApiError::validation(
+            "`templateID` contains control characters",
+        ));
+    }
+    Ok(())
+}
+
+fn on_timeout(pause: bool, keep_memory: bool, resume: bool) -> Result<OnTimeout, ApiError> {
+    match (pause, keep_memory) {
+        (false, false) => Err(ApiError::validation(
+            "`autoPauseMemory` can only be false where `autoPause` is true",
+        )),
+        (false, true) => Ok(OnTimeout::Kill),
+        (true, false) if resume => Err(ApiError::validation(
+            "`autoPauseMemory` false cannot be combined with `autoResume`: without its memory a \
+             sandbox has to be resumed explicitly",
+        )),
+        (true, keep_memory) => Ok(OnTimeout::Pause { keep_memory }),
+    }
+}
+
+fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), ApiError> {
+    if metadata.len() > MAX_METADATA_ENTRIES {
+        return Err(ApiError::validation(format_args!(
+            "`metadata` has {} entries, at most {MAX_METADATA_ENTRIES} are allowed",
+            metadata.len()
+        )));
+    }
+    let mut total = 0;
+    for (key, value) in metadata {
+        if key.is_empty() || key.len() > MAX_METADATA_KEY_LEN {
+            return Err(ApiError::validation(format_args!(
+                "`metadata` key `{}` must have 1 to {MAX_METADATA_KEY_LEN} bytes",
+                shorten(key)
+            )));
+        }
+        if key.contains('\0') || value.contains('\0') {
+            return Err(ApiError::validation(format_args!(
+                "`metadata` entry `{}` contains a NUL byte",
+                shorten(key)
+            )));
+        }
+        total += key.len() + value.len();
+    }
+    if total > MAX_METADATA_BYTES {
+        return Err(ApiError::validation(format_args!(
+            "`metadata` has {total} bytes, at most {MAX_METADATA_BYTES} are allowed"
+        )));
+    }
+    Ok(())
+}
+
+fn check_env(env: &BTreeMap<String, String>) -> Result<(), ApiError> {
+    if env.len() > MAX_ENV_ENTRIES {
+        return Err(ApiError::validation(format_args!(
+            "`envVars` has {} entries, at most {MAX_ENV_ENTRIES} are allowed",
+            env.len()
+        )));
+    }
+    let mut total = 0;
+    for (key, value) in env {
+        if key.is_empty() || key.contains(['=', '\0']) || value.contains('\0') {
+            return Err(ApiError::validation(format_args!(
+                "`envVars` entry `{}` is not a valid environment variable: the name must not be \
+                 empty nor contain `=`, and neither part may contain a NUL byte",
+                shorten(key)
+            )));
+        }
+        let len = key.len() + value.len();
+        if len > MAX_ENV_ENTRY_LEN {
+            return Err(ApiError::validation(format_args!(
+                "`envVars` entry `{}` has {len} bytes, at most {MAX_ENV_ENTRY_LEN} are allowed",
+                shorten(key)
+            )));
+        }
+        total += len;
+    }
+    if total > MAX_ENV_BYTES {
+        return Err(ApiError::validation(format_args!(
+            "`envVars` has {total} bytes, at most {MAX_ENV_BYTES} are allowed"
+        )));
+    }
+    Ok(())
+}
+
+/// A timeout of more than zero seconds that the wire can express.
+fn positive_timeout(seconds: i64) -> Result<Duration, ApiError> {
+    if seconds <= 0 {
+        return Err(ApiError::validation(format_args!(
+            "Timeout must be greater than 0, not {seconds}"
+        )));
+    }
+    wire_seconds("timeout", seconds)
+}
+
+fn wire_seconds(name: &str, seconds: i64) -> Result<Duration, ApiError> {
+    match u64::try_from(seconds) {
+        Ok(whole) if seconds <= MAX_WIRE_SECONDS => Ok(Duration::from_secs(whole)),
+        _ => Err(ApiError::validation(format_args!(
+            "`{name}` must be from 0 to {MAX_WIRE_SECONDS} seconds, not {seconds}"
+        ))),
+    }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else {
+        return Ok(None);
+    };
+    let is_valid = |text: &&str| {
+        (1..=MAX_IDEMPOTENCY_KEY_LEN).contains(&text.len())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    value
+        .to_str()
+        .ok()
+        .filter(is_valid)
+        .map(|text| Some(text.to_owned()))
+        .ok_or_else(|| {
+            ApiError::validation(format_args!(
+                "Idempotency-Key must have 1 to {MAX_IDEMPOTENCY_KEY_LEN} letters, digits, dashes \
+                 or underscores"
+            ))
+        })
+}
+
+/// A digest of what was asked for, whatever the order and spacing of the document.
+fn fingerprint(body: &JsonBody<NewSandbox>, version: Version) -> String {
+    let mut digest = Sha256::new();
+    digest.update(match version {
+        Version::V1 => b"v1\0",
+        Version::V2 => b"v2\0",
+    });
+    // Objects are kept sorted by name, so this is canonical.
+    let document: Result<serde_json::Value, _> = serde_json::from_slice(&body.bytes);
+    match document {
+        Ok(document) => digest.update(document.to_string()),
+        Err(_) => digest.update(&body.bytes),
+    }
+    hex::encode(digest.finalize())
+}
+
+async fn get(
+    State(api): State<Api>,
+    Caller(tenant): Caller,
+    SandboxPath(id): SandboxPath,
+) -> Answer {
+    let view = api.control().sandbox_get(&tenant, &id).await?;
+    let document = SandboxDetailDto::new(view, api.sandbox_domain());
+    Ok(json(StatusCode::OK, document))
+}
+
+async fn kill(
+    State(api): State<Api>,
+    Caller(tenant): Caller,
+    SandboxPath(id): SandboxPath,
+) -> Answer {
+    api.control().sandbox_kill(&tenant, &id).await?;
+    Ok(no_content())
+}
+
+async fn connect_v1(
+    State(api): State<Api>,
+    Caller(tenant): Caller,
+    SandboxPath(id): SandboxPath,
+    body: JsonBody<TimeoutDto>,
+) -> Answer {
+    let Some(seconds) = body.value.timeout else {
+        return Err(ApiError::validation("missing field `timeout`"));
+    };
+    connect(&api, &tenant, &id, seconds).await
+}
+
+async fn connect_v2(
+    State(api): State<Api>,
+    Caller(tenant): Caller,
+    SandboxPath(id): SandboxPath,
+    OptionalJsonBody(body): OptionalJsonBody<TimeoutDto>,
+) -> Answer {
+    let seconds = body.timeout.unwrap_or(DEFAULT_TIMEOUT_V2_SECONDS);
+    connect(&api, &tenant, &id, seconds).await
+}
+
+async fn connect(
+    api: &Api,
+    tenant: &Tenant,
+    id: &atoll_core::id::SandboxId,
+    seconds: i64,
+) -> Answer {
+    let timeout = positive_timeout(seconds)?;
+    let (view, connected) = api.control().sandbox_connect(tenant, id, timeout).await?;
+    let status = match connected {
+        Connected::WasRunning => StatusCode::OK,
+        Connected::Resumed => StatusCode::CREATED,
+    };
+    Ok(json(status, SandboxDto::new(view, api.sandbox_domain())))
+}
+
+async fn set_timeout(
+    State(api): State<Api>,
+    Caller(tenant): Caller,
+    SandboxPath(id): SandboxPath,
+    body: JsonBody<TimeoutDto>,
+) -> Answer {
+    let Some(seconds) = body.value.timeout else {
+        return Err(ApiError::validation("missing field `timeout`"));
+    };
+    let timeout = wire_seconds("timeout", seconds)?;
+    api.control()
+        .sandbox_set_timeout(&tenant, &id, timeout)
+        .await?;
+    Ok(no_content())
+}
+
+async fn refresh(
+    State(api): State<Api>,
+    Caller(tenant): Caller,
+    SandboxPath(id): SandboxPath,
+    OptionalJsonBody(body): OptionalJsonBody<RefreshDto>,
+) -> Answer {
+    let seconds = body.duration.unwrap_or(MIN_REFRESH_SECONDS);
+    if !(0..=MAX_REFRESH_SECONDS).contains(&seconds) {
+        return Err(ApiError::validation(format_args!(
+            "`duration` must be from 0 to {MAX_REFRESH_SECONDS} seconds, not {seconds}"
+        )));
+    }
+    let duration = wire_seconds("duration", seconds.max(MIN_REFRESH_SECONDS))?;
+    api.control()
+        .sandbox_refresh(&tenant, &id, duration)
+        .await?;
+    Ok(no_content())
+}
+
+async fn update_network(
+    State(api): State<Api>,
+    Caller(tenant): Caller,
+    SandboxPath(id): SandboxPath,
+    body: JsonBody<NetworkUpdateDto>,
+) -> Result<Response, ApiError> {
+    let policy = body.value.into_policy()?;
+    api.control()
+        .sandbox_update_network(&tenant, &id, policy)
+        .await?;
+    Ok(no_content())
+}
