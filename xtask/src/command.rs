@@ -35,6 +35,12 @@ impl Tool {
         self
     }
 
+    /// Runs it elsewhere than in the root.
+    pub(crate) fn directory(mut self, directory: &Path) -> Self {
+        self.command.current_dir(directory);
+        self
+    }
+
     /// Runs it with its output shown as it comes.
     pub(crate) fn run(mut self) -> Result<()> {
         let line = self.line();

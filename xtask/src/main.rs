@@ -11,7 +11,11 @@
 )]
 
 mod command;
+mod conformance;
 mod provision;
+mod server;
+mod suites;
+mod tally;
 mod testing;
 mod tidy;
 mod workspace;
@@ -24,6 +28,8 @@ Usage: cargo xtask COMMAND
 Commands:
   tidy          check the house rules: format, lints, dependencies, lengths, links
   test          install what the tests need, then tidy and every test
+  conformance   the published SDKs against a fresh server (--write-docs: docs/compat.md)
+  suites [GROUP] E2B's own live suites, from the checkout that ATOLL_E2B_SUITES names
 ";
 
 fn main() -> ExitCode {
@@ -32,6 +38,9 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["tidy"] => tidy::run(),
         ["test"] => testing::run(),
+        ["conformance"] => conformance::build_and_run(false),
+        ["conformance", "--write-docs"] => conformance::build_and_run(true),
+        ["suites", groups @ ..] => suites::run(groups),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

@@ -6,16 +6,23 @@
 use anyhow::Result;
 
 use crate::command::{Tool, headline};
-use crate::{provision, tidy};
+use crate::{conformance, provision, tidy};
 
 /// Runs all of it.
 pub(crate) fn run() -> Result<()> {
     provision::system()?;
     tidy::run()?;
-    rust()
+    rust()?;
+    conformance::run(false)
 }
 
 fn rust() -> Result<()> {
+    headline("test: build");
+    // Programs and tests in one build: the conformance suites use the same server, and cargo
+    // would build its dependencies anew for a selection of packages with other features.
+    Tool::cargo()
+        .args(["build", "--workspace", "--bins", "--tests", "--locked"])
+        .run()?;
     let has_nextest = Tool::cargo().args(["nextest", "--version"]).succeeds();
     let arguments: &[&str] = if has_nextest {
         &["nextest", "run", "--workspace", "--locked"]

@@ -1,6 +1,6 @@
 //! Where the checkout is, and which files belong to it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -12,6 +12,14 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("the manifest directory is below the root")
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || root().join("target"),
+        |chosen| root().join(chosen), // An absolute path replaces the root.
+    )
 }
 
 /// Every file git tracks or would add, relative to the root, in order; what is ignored is not
