@@ -1,0 +1,9 @@
+//! Templates made for real, mounted and used.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests measure and start programs"
+)]
+
+mod base;
+mod world;
