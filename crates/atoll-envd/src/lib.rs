@@ -32,8 +32,8 @@ mod user;
 pub use options::{Options, Serve};
 pub use server::{Error, run};
 
-/// The version of the envd protocol whose features this agent has. SDKs enable features by it.
-pub const VERSION: &str = "0.6.13";
+/// The version of the envd protocol whose features this agent has.
+pub const VERSION: &str = atoll_proto::ENVD_VERSION;
 
 /// The port on which SDKs expect the agent.
 pub const PORT: u16 = 49983;

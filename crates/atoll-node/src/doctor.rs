@@ -1,8 +1,8 @@
 //! What this machine offers each driver, and how to mend what is missing.
 //!
-//! Everything is read from files the kernel shows (`/proc`, `/sys`, `/dev`) and from `PATH`; nothing
-//! is created, loaded or changed. `atoll doctor` prints the findings, and a node refuses to start on
-//! the jail driver while a required check fails, so that no create meets the problem first.
+//! Everything is read from files the kernel shows (`/proc`, `/sys`, `/dev`) and from `PATH`;
+//! nothing is created, loaded or changed. `atoll doctor` prints the findings, and a node refuses to
+//! start on the jail driver while a required check fails, so that no create meets the problem.
 
 use std::env;
 use std::fs;

@@ -22,3 +22,7 @@ mod generated {
 pub use generated::filesystem::__buffa::oneof as filesystem_oneof;
 pub use generated::process::__buffa::oneof as process_oneof;
 pub use generated::{filesystem, process};
+
+/// The version of the envd protocol that this build's guest agent implements. Clients enable
+/// features by it, so it is raised only together with what it promises.
+pub const ENVD_VERSION: &str = "0.6.13";
