@@ -3,6 +3,7 @@
 import pytest
 from e2b import CommandExitException
 from e2b.sandbox.commands.command_handle import PtySize
+from server import eventually
 
 
 def run(handle, pty, text):
@@ -56,5 +57,10 @@ def test_connecting_again(sandbox):
 
 def test_ctrl_c_reaches_the_foreground(sandbox):
     handle = sandbox.pty.create(PtySize(rows=24, cols=80))
-    shown, code = run(handle, sandbox.pty, "sleep 600\n\x03exit 5\n")
+    sandbox.pty.send_stdin(handle.pid, b"sleep 600\n")
+    # A terminal drops what was typed before Ctrl-C, so the program must be in the foreground.
+    sleeping = "grep -lsx sleep /proc/[0-9]*/comm || true"
+    eventually(lambda: sandbox.commands.run(sleeping).stdout, 10, "the foreground program runs")
+    sandbox.pty.send_stdin(handle.pid, b"\x03")
+    shown, code = run(handle, sandbox.pty, "exit 5\n")
     assert code == 5, shown
