@@ -2,6 +2,38 @@
 
 use std::time::Duration;
 
+use atoll_core::resources::Resources;
+
+/// A node that is silent for so long counts as lost, with what it ran.
+pub(crate) const NODE_LOST_AFTER: Duration = Duration::from_secs(30);
+
+/// How much more than it has may be allocated on a node, in percent of what it reports: 100 is
+/// exactly what it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overcommit {
+    /// CPU: waiting for it is the worst that happens.
+    pub cpu_pct: u32,
+    /// Memory: idle sandboxes use a small part of their limit.
+    pub memory_pct: u32,
+    /// Disk: written blocks count, not the limit.
+    pub disk_pct: u32,
+}
+
+impl Overcommit {
+    /// What may be allocated on a node with these resources.
+    #[must_use]
+    pub fn apply(self, total: Resources) -> Resources {
+        let scale = |amount: u32, percent: u32| {
+            u32::try_from(u64::from(amount) * u64::from(percent) / 100).unwrap_or(u32::MAX)
+        };
+        Resources {
+            cpu_millis: scale(total.cpu_millis, self.cpu_pct),
+            memory_mib: scale(total.memory_mib, self.memory_pct),
+            disk_mib: scale(total.disk_mib, self.disk_pct),
+        }
+    }
+}
+
 /// Settings of the control plane. There is no `Default`: [`Config::development`] says what it is
 /// for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +53,8 @@ pub struct Config {
     pub history_retention: Duration,
     /// The guest agent's version, for templates that do not say.
     pub envd_version: String,
+    /// How much more than they have is allocated on nodes.
+    pub overcommit: Overcommit,
 }
 
 impl Config {
@@ -35,6 +69,13 @@ impl Config {
             full_sync_interval: Duration::from_secs(30),
             history_retention: Duration::from_secs(7 * 24 * 3600),
             envd_version: envd_version.into(),
+            // A few hundred mostly idle sandboxes on one small machine; the limits of each
+            // sandbox are enforced all the same.
+            overcommit: Overcommit {
+                cpu_pct: 100_000,
+                memory_pct: 2_000,
+                disk_pct: 2_000,
+            },
         }
     }
 }

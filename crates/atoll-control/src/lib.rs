@@ -14,14 +14,26 @@
 //! What it does not do: it knows no HTTP, no JSON of the API, no SQL, and starts no process.
 #![forbid(unsafe_code)]
 
+mod catalog;
 pub mod clock;
 pub mod config;
+mod deadlines;
 mod error;
+mod events;
+mod executor;
+mod key;
+mod lock;
 pub mod node_client;
 pub mod random;
+mod reconciler;
+mod reference;
+mod registry;
 pub mod request;
 pub mod route_publisher;
 mod service;
+mod tasks;
+mod tokens;
+mod usage;
 pub mod view;
 
 pub use error::{Error, Result, code};

@@ -1,36 +1,51 @@
-//! The control plane's use cases.
+//! The control plane's use cases: what they share. Each use case has a file of its own beneath.
 
-use std::collections::BTreeMap;
+mod bootstrap;
+mod connect;
+mod create;
+mod delete;
+mod health;
+mod keys;
+mod list;
+mod logs;
+mod metrics;
+mod network;
+mod nodes;
+mod templates;
+mod timeout;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use atoll_core::error::ErrorKind;
-use atoll_core::id::{KeyId, SandboxId, TemplateId};
-use atoll_core::network::NetworkPolicy;
-use atoll_core::node::NodeEvent;
-use atoll_core::sandbox::UsageSample;
-use atoll_core::template::Template;
-use atoll_core::time::{Clock, Timestamp};
-use secrecy::SecretString;
-use tokio::sync::mpsc;
+use atoll_core::id::{SandboxId, TeamId};
+use atoll_core::route::{Route, RouteUpdate};
+use atoll_core::sandbox::{Desired, Sandbox, State};
+use atoll_core::time::Clock;
+use atoll_store::store::Store;
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use crate::catalog::Catalog;
 use crate::config::Config;
+use crate::deadlines::Deadlines;
 use crate::error::{Error, Result};
-use crate::node_client::NodeClient;
 use crate::random::Random;
-use crate::request::{CreateRequest, ImportRequest, ListQuery, LogQuery};
+use crate::reconciler::Reconciler;
+use crate::registry::{Registry, is_visible};
 use crate::route_publisher::RoutePublisher;
-use crate::view::{
-    Bootstrapped, Connected, CreatedKey, Health, KeyView, LogLine, NodeView, SandboxPage,
-    SandboxView, Scope, TemplateView, Tenant,
-};
+use crate::tokens::{SEED_LEN, Tokens};
+use crate::usage::UsageBook;
+use crate::view::{SandboxView, Scope, Tenant};
+
+/// Rows read at a time where all live sandboxes are walked.
+pub(crate) const LIVE_PAGE: u32 = 1_000;
 
 /// What the control plane is built from.
 #[derive(Debug, Clone)]
 pub struct Parts {
     /// Where intent is kept.
-    pub store: Arc<dyn atoll_store::store::Store>,
+    pub store: Arc<dyn Store>,
     /// Wall-clock time.
     pub clock: Arc<dyn Clock>,
     /// Randomness for ids, keys and the token seed.
@@ -42,20 +57,26 @@ pub struct Parts {
 /// The use cases. Cheap to clone; every clone is the same control plane.
 #[derive(Debug, Clone)]
 pub struct ControlPlane {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
+/// What all use cases and background tasks share.
 #[derive(Debug)]
-struct Inner {
-    parts: Parts,
-    config: Config,
-}
-
-fn unsupported<T>() -> Result<T> {
-    Err(Error::new(
-        ErrorKind::Unsupported,
-        "this installation cannot do that",
-    ))
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    pub(crate) routes: Arc<dyn RoutePublisher>,
+    pub(crate) registry: Registry,
+    pub(crate) reconciler: Reconciler,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) usage: UsageBook,
+    pub(crate) catalog: Catalog,
+    pub(crate) tokens: Tokens,
+    keys: keys::KnownKeys,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) cancel: CancellationToken,
 }
 
 impl ControlPlane {
@@ -64,307 +85,181 @@ impl ControlPlane {
     /// # Errors
     /// `Unavailable` if the store does not answer.
     pub async fn open(config: Config, parts: Parts) -> Result<Self> {
+        let Parts {
+            store,
+            clock,
+            random,
+            routes,
+        } = parts;
+        let mut seed = [0; SEED_LEN];
+        random.fill(&mut seed);
+        let seed = store
+            .meta_ensure("token_seed", &hex::encode(seed))
+            .await
+            .map(SecretString::from)
+            .map_err(unavailable)?;
+        let seed = hex::decode(seed.expose_secret()).map_err(|error| {
+            Error::new(ErrorKind::Internal, "the store's token seed is damaged").with_source(error)
+        })?;
+        let catalog = Catalog::default();
+        catalog.load(store.template_list().await.map_err(unavailable)?);
+        let inner = Inner {
+            registry: Registry::new(config.overcommit),
+            reconciler: Reconciler::default(),
+            deadlines: Deadlines::default(),
+            usage: UsageBook::default(),
+            tokens: Tokens::new(&seed),
+            keys: keys::KnownKeys::default(),
+            tasks: TaskTracker::new(),
+            cancel: CancellationToken::new(),
+            config,
+            store,
+            clock,
+            random,
+            routes,
+            catalog,
+        };
+        inner.load_live().await?;
         Ok(Self {
-            inner: Arc::new(Inner { parts, config }),
+            inner: Arc::new(inner),
         })
     }
 
-    /// Does the background work until `cancel`: deadlines, node events, full synchronisation,
-    /// retention. Returns once every task it started has ended.
+    /// Does the background work until `cancel`: deadlines, full synchronisation, retention. Then
+    /// ends every task in bounded time and closes the store; sandboxes go on.
     pub async fn run(&self, cancel: CancellationToken) {
-        cancel.cancelled().await;
+        crate::tasks::run(&self.inner, cancel).await;
     }
+}
 
-    /// Makes the default team and a key, once. With `key` given (`e2b_` and 40 hex digits), that
-    /// key works afterwards; without, a key is made if the team has none.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for a key of another form; `Unavailable` for the store.
-    pub async fn bootstrap(&self, key: Option<SecretString>) -> Result<Bootstrapped> {
-        let _ = key;
-        unsupported()
-    }
-
-    /// Adds a node and synchronises with it: what is intended is adopted, what is not is removed,
-    /// what is missing fails. Returns when that is done. `events` is what the node reports of its
-    /// own accord.
-    ///
-    /// # Errors
-    /// `Unavailable` if the node does not report.
-    pub async fn node_join(
-        &self,
-        client: Arc<dyn NodeClient>,
-        events: mpsc::Receiver<NodeEvent>,
-    ) -> Result<()> {
-        let _ = (client, events);
-        unsupported()
-    }
-
-    /// The nodes, by id.
-    #[must_use]
-    pub fn node_list(&self) -> Vec<NodeView> {
-        Vec::new()
-    }
-
-    /// Ends every sandbox of every team with reason `Shutdown`, and waits at most `limit` for it.
-    /// Answers how many are still on their way.
-    ///
-    /// # Errors
-    /// `Unavailable` for the store.
-    pub async fn sandboxes_end_all(&self, limit: Duration) -> Result<usize> {
-        let _ = limit;
-        unsupported()
-    }
-
-    /// Tells who presents this key.
-    ///
-    /// # Errors
-    /// `Unauthenticated` for a malformed, unknown or revoked key.
-    pub async fn authenticate(&self, presented: &str) -> Result<Tenant> {
-        let _ = presented;
-        unsupported()
-    }
-
-    /// Makes a sandbox and waits until it serves.
-    ///
-    /// # Errors
-    /// `InvalidArgument` (timeout out of range), `NotFound` (template), `QuotaExceeded`,
-    /// `NoCapacity`, `Conflict` (idempotency key), `DeadlineExceeded`, `Unsupported`,
-    /// `PermissionDenied` (read-only key), `Unavailable`, `Internal`.
-    pub async fn sandbox_create(
-        &self,
-        tenant: &Tenant,
-        request: CreateRequest,
-    ) -> Result<SandboxView> {
-        let _ = (tenant, request);
-        unsupported()
-    }
-
-    /// One sandbox that serves or is paused.
-    ///
-    /// # Errors
-    /// `NotFound` for an unknown, foreign or ended one.
-    pub async fn sandbox_get(&self, tenant: &Tenant, id: &SandboxId) -> Result<SandboxView> {
-        let _ = tenant;
-        Err(Error::no_sandbox(id))
-    }
-
-    /// A page of the team's sandboxes.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for a limit out of range.
-    pub async fn sandbox_list(&self, tenant: &Tenant, query: &ListQuery) -> Result<SandboxPage> {
-        let _ = (tenant, query);
-        unsupported()
-    }
-
-    /// Ends a sandbox. Answers when that is durable, its route is withdrawn, and the node
-    /// confirmed or the bound passed; in the latter case the removal goes on.
-    ///
-    /// # Errors
-    /// `NotFound` for an unknown, foreign or ended one.
-    pub async fn sandbox_kill(&self, tenant: &Tenant, id: &SandboxId) -> Result<()> {
-        let _ = tenant;
-        Err(Error::no_sandbox(id))
-    }
-
-    /// Makes sure that a sandbox serves, for at least `timeout` from now; never shortens.
-    ///
-    /// # Errors
-    /// `NotFound`; `InvalidArgument` for a timeout out of range.
-    pub async fn sandbox_connect(
-        &self,
-        tenant: &Tenant,
-        id: &SandboxId,
-        timeout: Duration,
-    ) -> Result<(SandboxView, Connected)> {
-        let _ = (tenant, timeout);
-        Err(Error::no_sandbox(id))
-    }
-
-    /// Sets the deadline to `timeout` from now; may shorten. Capped at the lifetime limit.
-    ///
-    /// # Errors
-    /// `NotFound`; `InvalidArgument` for a timeout out of range.
-    pub async fn sandbox_set_timeout(
-        &self,
-        tenant: &Tenant,
-        id: &SandboxId,
-        timeout: Duration,
-    ) -> Result<()> {
-        let _ = (tenant, timeout);
-        Err(Error::no_sandbox(id))
-    }
-
-    /// Moves the deadline to at least `duration` from now; never shortens.
-    ///
-    /// # Errors
-    /// `NotFound`; `InvalidArgument` for a duration out of range.
-    pub async fn sandbox_refresh(
-        &self,
-        tenant: &Tenant,
-        id: &SandboxId,
-        duration: Duration,
-    ) -> Result<()> {
-        let _ = (tenant, duration);
-        Err(Error::no_sandbox(id))
-    }
-
-    /// Replaces the egress part of the network policy. `public_traffic` and `mask_request_host`
-    /// stay as created.
-    ///
-    /// # Errors
-    /// `NotFound`; `Conflict` while it does not run; `Unavailable` if the node does not answer.
-    pub async fn sandbox_update_network(
-        &self,
-        tenant: &Tenant,
-        id: &SandboxId,
-        policy: NetworkPolicy,
-    ) -> Result<()> {
-        let _ = (tenant, policy);
-        Err(Error::no_sandbox(id))
-    }
-
-    /// Usage samples of one sandbox with `start <= at <= end`, oldest first.
-    ///
-    /// # Errors
-    /// `NotFound`; `InvalidArgument` if `end` is before `start`.
-    pub async fn sandbox_metrics(
-        &self,
-        tenant: &Tenant,
-        id: &SandboxId,
-        start: Option<Timestamp>,
-        end: Option<Timestamp>,
-    ) -> Result<Vec<UsageSample>> {
-        let _ = (tenant, start, end);
-        Err(Error::no_sandbox(id))
-    }
-
-    /// The newest sample of each of several sandboxes; unknown and foreign ones are left out.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for more than 100 ids.
-    pub async fn sandbox_metrics_latest(
-        &self,
-        tenant: &Tenant,
-        ids: &[SandboxId],
-    ) -> Result<BTreeMap<SandboxId, UsageSample>> {
-        let _ = (tenant, ids);
-        unsupported()
-    }
-
-    /// Lines of a sandbox's log, also after it ended, as long as its history is kept.
-    ///
-    /// # Errors
-    /// `NotFound` for an unknown or foreign one; `InvalidArgument` for a limit out of range.
-    pub async fn sandbox_logs(
-        &self,
-        tenant: &Tenant,
-        id: &SandboxId,
-        query: &LogQuery,
-    ) -> Result<Vec<LogLine>> {
-        let _ = (tenant, query);
-        Err(Error::no_sandbox(id))
-    }
-
-    /// The templates the team may start, its own and the global ones, by name.
-    ///
-    /// # Errors
-    /// `Unavailable` for the store.
-    pub async fn template_list(&self, tenant: &Tenant) -> Result<Vec<TemplateView>> {
-        let _ = tenant;
-        unsupported()
-    }
-
-    /// One template, by id or name.
-    ///
-    /// # Errors
-    /// `NotFound`; `PermissionDenied` where it exists and belongs to another team.
-    pub async fn template_get(&self, tenant: &Tenant, reference: &str) -> Result<TemplateView> {
-        let _ = (tenant, reference);
-        unsupported()
-    }
-
-    /// The template that `[namespace/]alias[:tag]` or an id stands for, ready to start.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for a malformed reference; `NotFound`; `PermissionDenied`.
-    pub async fn template_resolve(&self, tenant: &Tenant, reference: &str) -> Result<Template> {
-        let _ = (tenant, reference);
-        unsupported()
-    }
-
-    /// Makes a template of the team's own, and waits until it can be started.
-    ///
-    /// # Errors
-    /// `InvalidArgument` (name), `AlreadyExists`, `Unavailable`, `Internal` with what the node
-    /// said.
-    pub async fn template_import(
-        &self,
-        tenant: &Tenant,
-        request: ImportRequest,
-    ) -> Result<TemplateView> {
-        let _ = (tenant, request);
-        unsupported()
-    }
-
-    /// Makes sure that a global template of this name exists and the nodes have it: `base`.
-    /// Idempotent, for the composition's start.
-    ///
-    /// # Errors
-    /// `InvalidArgument` (name), `Unavailable`, `Internal` with what the node said.
-    pub async fn template_ensure_global(&self, request: ImportRequest) -> Result<TemplateId> {
-        let _ = request;
-        unsupported()
-    }
-
-    /// Removes a template of the team's own, by id or name.
-    ///
-    /// # Errors
-    /// `NotFound`; `InvalidArgument` while sandboxes use it.
-    pub async fn template_remove(&self, tenant: &Tenant, reference: &str) -> Result<()> {
-        let _ = (tenant, reference);
-        unsupported()
-    }
-
-    /// Makes a key for the caller's team.
-    ///
-    /// # Errors
-    /// `InvalidArgument` (name), `QuotaExceeded` (too many keys), `PermissionDenied`.
-    pub async fn key_create(
-        &self,
-        tenant: &Tenant,
-        name: &str,
-        scope: Scope,
-    ) -> Result<CreatedKey> {
-        let _ = (tenant, name, scope);
-        unsupported()
-    }
-
-    /// The keys of the caller's team, oldest first.
-    ///
-    /// # Errors
-    /// `Unavailable` for the store.
-    pub async fn key_list(&self, tenant: &Tenant) -> Result<Vec<KeyView>> {
-        let _ = tenant;
-        unsupported()
-    }
-
-    /// Revokes a key of the caller's team, at once.
-    ///
-    /// # Errors
-    /// `NotFound`.
-    pub async fn key_revoke(&self, tenant: &Tenant, key: &KeyId) -> Result<()> {
-        let _ = (tenant, key);
-        unsupported()
-    }
-
-    /// How well the control plane and what it depends on do.
-    pub async fn health(&self) -> Health {
-        let _ = (&self.inner.parts, &self.inner.config);
-        Health {
-            status: crate::view::HealthStatus::Healthy,
-            components: Vec::new(),
+impl Inner {
+    async fn load_live(&self) -> Result<()> {
+        let mut after: Option<SandboxId> = None;
+        loop {
+            let rows = self
+                .store
+                .sandbox_list_live(after.as_ref(), LIVE_PAGE)
+                .await
+                .map_err(unavailable)?;
+            let now = self.clock.now();
+            for row in &rows {
+                self.registry.adopt(row, now);
+                if row.state == State::Running {
+                    self.deadlines.set(&row.id, row.deadline);
+                }
+            }
+            match rows.last() {
+                Some(last) => after = Some(last.id.clone()),
+                None => return Ok(()),
+            }
         }
     }
+
+    /// A number for placement to break ties with.
+    pub(crate) fn draw_seed(&self) -> u64 {
+        let mut bytes = [0; 8];
+        self.random.fill(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
+    /// A new UUID (version 4) as text.
+    fn draw_uuid(&self) -> String {
+        let mut bytes = [0; 16];
+        self.random.fill(&mut bytes);
+        uuid::Builder::from_random_bytes(bytes)
+            .into_uuid()
+            .to_string()
+    }
+
+    /// Says "look again" at a sandbox whose outcome nobody waits for.
+    pub(crate) fn wake(self: &Arc<Self>, id: &SandboxId) {
+        drop(self.reconciler.wake(self, id, None));
+    }
+
+    /// Tells the edges how to reach a sandbox. Repeating it is harmless.
+    pub(crate) fn publish_route(&self, row: &Sandbox) {
+        let Some(node) = row.node.clone() else {
+            return;
+        };
+        self.routes.publish(RouteUpdate::Publish(Route {
+            sandbox: row.id.clone(),
+            node,
+            generation: row.generation,
+            traffic_token: self.tokens.traffic(row),
+            mask_request_host: row.config.network.mask_request_host.clone(),
+        }));
+    }
+
+    /// Leaves memory and edges as they must be for a row that needs nothing more.
+    pub(crate) fn settle(&self, row: &Sandbox) {
+        match row.state {
+            State::Running => {
+                self.deadlines.set(&row.id, row.deadline);
+                self.publish_route(row);
+            }
+            State::Stopped => self.registry.forget(&row.id),
+            State::Pending
+            | State::Creating
+            | State::Pausing
+            | State::Paused
+            | State::Resuming
+            | State::Stopping
+            | State::Error => {}
+        }
+    }
+
+    /// A sandbox that the tenant may see: its team's, and neither ended nor about to.
+    async fn visible(&self, tenant: &Tenant, id: &SandboxId) -> Result<Sandbox> {
+        let row = self
+            .store
+            .sandbox_get(id)
+            .await
+            .map_err(unavailable)?
+            .filter(|row| is_visible_to(row, &tenant.team));
+        row.ok_or_else(|| Error::no_sandbox(id))
+    }
+
+    /// What its owner gets to see of a sandbox.
+    fn view(&self, sandbox: Sandbox) -> SandboxView {
+        let (template_names, envd_version) = self
+            .catalog
+            .names_and_version(&sandbox.config.template)
+            .unwrap_or_else(|| (Vec::new(), self.config.envd_version.clone()));
+        SandboxView {
+            envd_access_token: self.tokens.envd(&sandbox),
+            traffic_token: self.tokens.traffic(&sandbox),
+            template_names,
+            envd_version,
+            sandbox,
+        }
+    }
+}
+
+fn is_visible_to(row: &Sandbox, team: &TeamId) -> bool {
+    row.team == *team && is_visible(row.state) && row.desired != Desired::Stopped
+}
+
+/// What every use case that changes something asks first.
+fn demand_full(tenant: &Tenant) -> Result<()> {
+    match tenant.scope {
+        Scope::Full => Ok(()),
+        Scope::ReadOnly => Err(Error::new(
+            ErrorKind::PermissionDenied,
+            "this API key may only read",
+        )),
+    }
+}
+
+/// The error for a store that did not do what it was asked.
+pub(crate) fn unavailable(error: atoll_store::store::Error) -> Error {
+    use atoll_store::store::Error as StoreError;
+    let (kind, message) = match &error {
+        StoreError::Corrupt { .. } => (ErrorKind::Internal, "stored data cannot be read"),
+        StoreError::Database { .. } | StoreError::SchemaTooNew { .. } | StoreError::Closed => {
+            (ErrorKind::Unavailable, "the store does not answer")
+        }
+    };
+    Error::new(kind, message)
+        .with_retry_after(std::time::Duration::from_secs(1))
+        .with_source(error)
 }

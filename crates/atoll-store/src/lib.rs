@@ -1,4 +1,10 @@
 //! Durable state: what control intends, and the history of what happened.
+//!
+//! One trait, [`store::Store`], and one suite of tests that every implementation passes. This is
+//! the only crate that contains SQL.
 #![forbid(unsafe_code)]
 
+mod queries;
+mod row;
+pub mod sqlite;
 pub mod store;

@@ -1,4 +1,370 @@
 //! The store's interface.
+//!
+//! # What do we store, and why
+//!
+//! - **Teams and keys**: who may ask. Of a key only a hash, and a mask for people.
+//! - **Templates, their builds and names**: what can be started.
+//! - **Sandboxes**: the intent (what is wanted, where, under which generation, until when) and the
+//!   state the lifecycle has reached. Written before anything acts on it, so that whoever comes
+//!   after a crash carries on.
+//! - **Events**: what happened to each sandbox, in order. Written in the transaction of the change
+//!   it tells of, so it is outbox, history and log in one.
+//! - **Idempotency keys**: which sandbox a repeated request already made.
+//! - **Meta**: a few values made once per installation, such as the seed of access tokens.
+//!
+//! What we do not store: what actually runs (nodes hold that truth), routes, usage samples, and
+//! anything that can be computed from the above.
+//!
+//! # Rules
+//!
+//! - A write is durable when its method returns.
+//! - The intent fields of a sandbox (`desired`, `stop_reason`, `deadline`, network policy) change
+//!   through methods of their own at any time; `state`, `node` and `generation` change only
+//!   through [`Store::sandbox_transition`], which refuses if the row is not where its caller
+//!   believes it to be. So the two sides never overwrite each other.
+//! - Events of one sandbox have rising sequence numbers in the order of their commits.
 
-/// Durable state of the control plane.
-pub trait Store: Send + Sync + std::fmt::Debug {}
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use atoll_core::id::{Generation, KeyId, NodeId, SandboxId, TeamId, TemplateId};
+use atoll_core::network::NetworkPolicy;
+use atoll_core::sandbox::{EndReason, Sandbox, State};
+use atoll_core::template::Template;
+use atoll_core::time::Timestamp;
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database does not answer or refuses.
+    #[error("{operation}: the database failed")]
+    Database {
+        /// What was being done.
+        operation: &'static str,
+        /// What the database said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The database was made by a newer version.
+    #[error("the database has schema {found}, this program knows up to {known}")]
+    SchemaTooNew {
+        /// The version in the database.
+        found: i64,
+        /// The newest version known here.
+        known: i64,
+    },
+    /// A row cannot be what we wrote.
+    #[error("{table} row `{id}` cannot be read: {detail}")]
+    Corrupt {
+        /// Which table.
+        table: &'static str,
+        /// Which row.
+        id: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// The result of a store method.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A key, without the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRow {
+    /// Its public id.
+    pub id: KeyId,
+    /// Whose it is.
+    pub team: TeamId,
+    /// Its name, for people.
+    pub name: String,
+    /// SHA-256 of the key's body, in hex.
+    pub hash: String,
+    /// The first characters of its body.
+    pub masked_start: String,
+    /// The last characters of its body.
+    pub masked_end: String,
+    /// Whether it may only read.
+    pub is_read_only: bool,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// A template with its counters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateRow {
+    /// The template with its newest build.
+    pub template: Template,
+    /// How many sandboxes were started from it.
+    pub spawn_count: u64,
+    /// When the last one was.
+    pub last_spawned_at: Option<Timestamp>,
+    /// How many builds it has had.
+    pub build_count: u32,
+}
+
+/// Whether a row was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inserted {
+    /// It was.
+    Yes,
+    /// One with that key existed; nothing changed.
+    AlreadyExists,
+}
+
+/// What became of a template's removal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    /// It is gone.
+    Yes,
+    /// There was none.
+    Unknown,
+    /// So many sandboxes still use it; nothing changed.
+    InUse(u64),
+}
+
+/// Something that happened to a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventRow {
+    /// Which sandbox.
+    pub sandbox: SandboxId,
+    /// Whose it is.
+    pub team: TeamId,
+    /// When.
+    pub at: Timestamp,
+    /// `sandbox.created`, …, or `log` for a line about it.
+    pub kind: String,
+    /// `debug`, `info`, `warn` or `error`.
+    pub level: String,
+    /// What happened, for people.
+    pub message: String,
+    /// More, by name.
+    pub fields: BTreeMap<String, String>,
+}
+
+/// Makes a repeated request find what the first one made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// What the client sent.
+    pub key: String,
+    /// Digest of the request it belongs to.
+    pub fingerprint: String,
+}
+
+/// A new sandbox with all that is written in its transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewSandbox {
+    /// The row.
+    pub sandbox: Sandbox,
+    /// How many sandboxes its team may have at once.
+    pub concurrent_max: u32,
+    /// The client's idempotency key.
+    pub idempotency: Option<IdempotencyKey>,
+    /// What is told of it.
+    pub events: Vec<EventRow>,
+}
+
+/// What became of a new sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// It is in the store.
+    Accepted,
+    /// The team has as many as it may; nothing changed.
+    QuotaExceeded,
+    /// The idempotency key was used before; nothing changed.
+    Replayed {
+        /// What the first request made.
+        sandbox: SandboxId,
+        /// The first request's digest.
+        fingerprint: String,
+    },
+}
+
+/// A change of a sandbox's state, with what belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transition {
+    /// Which sandbox.
+    pub id: SandboxId,
+    /// Whose it is.
+    pub team: TeamId,
+    /// Where its caller believes it to be; otherwise nothing changes.
+    pub expected: (State, Generation),
+    /// The state that follows.
+    pub next: State,
+    /// Where it is placed now, if it is placed by this change.
+    pub placement: Option<(NodeId, Generation)>,
+    /// Set if it begins to serve with this change. The deadline moves with it: what a client asked
+    /// for is time of service.
+    pub started_at: Option<Timestamp>,
+    /// Set if it ends with this change.
+    pub ended_at: Option<Timestamp>,
+    /// Set if this change makes it unwanted. A reason that is already there stays.
+    pub stop_reason: Option<EndReason>,
+    /// Set if something went wrong.
+    pub last_error: Option<String>,
+    /// When the change is made.
+    pub at: Timestamp,
+    /// What is told of it.
+    pub events: Vec<EventRow>,
+}
+
+/// A change of what is wanted of a sandbox. It has no effect on one that is unwanted already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IntentChange {
+    /// It should be gone.
+    Stop(EndReason),
+    /// It should be gone because its deadline passed, unless the deadline is no longer the one
+    /// that was seen to pass.
+    Expire {
+        /// The deadline that passed.
+        seen: Timestamp,
+    },
+    /// The deadline becomes this.
+    SetDeadline(Timestamp),
+    /// The deadline becomes this if that is later.
+    ExtendDeadline(Timestamp),
+    /// The network policy becomes this.
+    SetNetwork(NetworkPolicy),
+}
+
+/// An [`IntentChange`] with what is written in its transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    /// Which sandbox.
+    pub id: SandboxId,
+    /// What changes.
+    pub change: IntentChange,
+    /// When.
+    pub at: Timestamp,
+    /// What is told of it.
+    pub events: Vec<EventRow>,
+}
+
+/// Which sandboxes of a team to list: those in one of `states`, by start time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxFilter {
+    /// Whose.
+    pub team: TeamId,
+    /// Of the states that clients can see (running, pausing, paused, resuming), which.
+    pub states: Vec<State>,
+    /// All of these labels.
+    pub labels: BTreeMap<String, String>,
+    /// Of this template.
+    pub template: Option<TemplateId>,
+    /// Started at this instant or later.
+    pub started_after: Option<Timestamp>,
+    /// Oldest first, or newest first.
+    pub is_ascending: bool,
+    /// After this row in that order.
+    pub after: Option<(Timestamp, SandboxId)>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Which events of a sandbox to list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventFilter {
+    /// Of which sandbox.
+    pub sandbox: SandboxId,
+    /// From this instant on in the order read, inclusive.
+    pub start: Option<Timestamp>,
+    /// Oldest first, or newest first.
+    pub is_ascending: bool,
+    /// Only these levels; empty means all.
+    pub levels: Vec<&'static str>,
+    /// Only those whose message contains this text.
+    pub search: Option<String>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// How many sandboxes a team has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TeamUsage {
+    /// Those that count against its quota.
+    pub concurrent: u64,
+    /// Those that run.
+    pub running: u64,
+}
+
+/// Durable state of the control plane. Every method fails with [`Error`] if the database does.
+#[async_trait]
+pub trait Store: Send + Sync + std::fmt::Debug {
+    /// The value of this name; writes the given one first if there is none.
+    async fn meta_ensure(&self, name: &str, value: &str) -> Result<String>;
+
+    /// Makes sure that the team exists.
+    async fn team_ensure(&self, team: &TeamId, name: &str, at: Timestamp) -> Result<()>;
+
+    /// How many sandboxes the team has; zero for an unknown one.
+    async fn team_usage(&self, team: &TeamId) -> Result<TeamUsage>;
+
+    /// Adds a key, unless its hash is known.
+    async fn key_insert(&self, key: &KeyRow) -> Result<Inserted>;
+
+    /// The key with this hash.
+    async fn key_find(&self, hash: &str) -> Result<Option<KeyRow>>;
+
+    /// The team's keys, oldest first.
+    async fn key_list(&self, team: &TeamId) -> Result<Vec<KeyRow>>;
+
+    /// Removes one of the team's keys. Answers whether there was one.
+    async fn key_remove(&self, team: &TeamId, key: &KeyId) -> Result<bool>;
+
+    /// Adds a template with its first build and its names, unless its owner has a template of one
+    /// of these names.
+    async fn template_insert(&self, template: &Template) -> Result<Inserted>;
+
+    /// Writes the status, resources and agent version of the template's newest build.
+    async fn template_update(&self, template: &Template) -> Result<()>;
+
+    /// Every template, oldest first.
+    async fn template_list(&self) -> Result<Vec<TemplateRow>>;
+
+    /// Counts sandboxes started from a template.
+    async fn template_spawned(&self, id: &TemplateId, count: u64, last: Timestamp) -> Result<()>;
+
+    /// Removes a template, unless sandboxes use it.
+    async fn template_remove(&self, id: &TemplateId) -> Result<Removed>;
+
+    /// Adds a sandbox, if quota and idempotency key allow.
+    async fn sandbox_insert(&self, new: NewSandbox) -> Result<Admission>;
+
+    /// One sandbox, in whatever state.
+    async fn sandbox_get(&self, id: &SandboxId) -> Result<Option<Sandbox>>;
+
+    /// A page of a team's sandboxes.
+    async fn sandbox_list(&self, filter: &SandboxFilter) -> Result<Vec<Sandbox>>;
+
+    /// A page of all sandboxes that are not stopped, by id.
+    async fn sandbox_list_live(
+        &self,
+        after: Option<&SandboxId>,
+        limit: u32,
+    ) -> Result<Vec<Sandbox>>;
+
+    /// Changes the state. Answers the new row; none if the row was not as expected.
+    async fn sandbox_transition(&self, transition: Transition) -> Result<Option<Sandbox>>;
+
+    /// Changes what is wanted. Answers the new row; none if there is no such sandbox or it is
+    /// unwanted already.
+    async fn sandbox_intend(&self, intent: Intent) -> Result<Option<Sandbox>>;
+
+    /// Appends events that belong to no other change.
+    async fn event_append(&self, events: Vec<EventRow>) -> Result<()>;
+
+    /// A page of a sandbox's events.
+    async fn event_list(&self, filter: &EventFilter) -> Result<Vec<EventRow>>;
+
+    /// Removes at most `limit` sandboxes that ended before `before`, with their history, and as
+    /// many idempotency keys of that age. Answers how many sandboxes it removed.
+    async fn history_prune(&self, before: Timestamp, limit: u32) -> Result<u64>;
+
+    /// Whether the store answers.
+    async fn ping(&self) -> Result<()>;
+
+    /// Stops taking writes and waits until those accepted are durable.
+    async fn close(&self);
+}

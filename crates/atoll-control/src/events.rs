@@ -1,0 +1,87 @@
+//! What is written into a sandbox's history.
+
+use std::collections::BTreeMap;
+
+use atoll_core::lifecycle::{Announcement, Effect};
+use atoll_core::sandbox::{EndReason, Sandbox};
+use atoll_core::time::Timestamp;
+use atoll_store::store::EventRow;
+
+/// The kind of a line about a sandbox that is no change of its own.
+pub(crate) const LOG: &str = "log";
+
+/// Text of an end reason, for people and fields.
+pub(crate) const fn reason_text(reason: EndReason) -> &'static str {
+    match reason {
+        EndReason::Killed => "killed",
+        EndReason::Expired => "timed out",
+        EndReason::Failed => "failed",
+        EndReason::NodeLost => "node lost",
+        EndReason::NoCapacity => "no capacity",
+        EndReason::Shutdown => "server shut down",
+    }
+}
+
+/// One event about a sandbox.
+pub(crate) fn event(
+    sandbox: &Sandbox,
+    at: Timestamp,
+    kind: &str,
+    level: &str,
+    message: impl Into<String>,
+) -> EventRow {
+    EventRow {
+        sandbox: sandbox.id.clone(),
+        team: sandbox.team.clone(),
+        at,
+        kind: kind.to_owned(),
+        level: level.to_owned(),
+        message: message.into(),
+        fields: BTreeMap::new(),
+    }
+}
+
+/// Adds a field.
+pub(crate) fn with(mut event: EventRow, name: &str, value: impl Into<String>) -> EventRow {
+    event.fields.insert(name.to_owned(), value.into());
+    event
+}
+
+/// The event for an announcement about a sandbox as it is after the change.
+pub(crate) fn announce(sandbox: &Sandbox, at: Timestamp, announcement: Announcement) -> EventRow {
+    let (level, message) = match announcement {
+        Announcement::Created => ("info", "sandbox accepted".to_owned()),
+        Announcement::Running => ("info", "sandbox is running".to_owned()),
+        Announcement::Paused => ("info", "sandbox is paused".to_owned()),
+        Announcement::Resumed => ("info", "sandbox is running again".to_owned()),
+        Announcement::Updated => ("info", "sandbox was updated".to_owned()),
+        Announcement::Deleted => {
+            let reason = sandbox.stop_reason.map_or("unknown", reason_text);
+            ("info", format!("sandbox ended: {reason}"))
+        }
+        Announcement::Error => {
+            let detail = sandbox.last_error.as_deref().unwrap_or("unknown");
+            ("error", format!("sandbox failed: {detail}"))
+        }
+    };
+    let mut row = event(sandbox, at, announcement.as_str(), level, message);
+    row = with(row, "generation", sandbox.generation.to_string());
+    if let Some(node) = &sandbox.node {
+        row = with(row, "node", node.as_str());
+    }
+    row
+}
+
+/// The events among a step's effects.
+pub(crate) fn announcements(effects: &[Effect], sandbox: &Sandbox, at: Timestamp) -> Vec<EventRow> {
+    effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Announce(announcement) => Some(announce(sandbox, at, *announcement)),
+            Effect::StampStart
+            | Effect::StampEnd
+            | Effect::PublishRoute
+            | Effect::WithdrawRoute => None,
+        })
+        .collect()
+}

@@ -1,0 +1,369 @@
+//! Carries out one action of a plan. It decides nothing: what follows from the outcome is the
+//! next plan's business.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_core::id::{Generation, NodeId};
+use atoll_core::lifecycle::{Effect, Event, step};
+use atoll_core::node::{CallOutcome, ObservedSandbox, Refusal};
+use atoll_core::placement::{Placed, Rejected};
+use atoll_core::reconcile::{Action, Observed};
+use atoll_core::route::RouteUpdate;
+use atoll_core::sandbox::{Desired, EndReason, Sandbox, SandboxSpec, State};
+use atoll_core::time::Timestamp;
+use atoll_store::store::{EventRow, Intent, IntentChange, Transition};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::events;
+use crate::reconciler::Slot;
+use crate::service::Inner;
+
+/// How long a node may take to start a sandbox before the outcome counts as unknown.
+const ENSURE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a node may take to remove one before the outcome counts as unknown.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Definite refusals after which a create is given up.
+const REFUSALS_MAX: usize = 5;
+
+/// What an attempt came to.
+#[derive(Debug)]
+pub(crate) enum Attempt {
+    /// The row is now this.
+    Moved(Box<Sandbox>),
+    /// Something changed; read the row again.
+    LookAgain,
+    /// There is nothing to do.
+    Rest,
+    /// It did not work; try again later.
+    Wait(String),
+}
+
+/// A change of state with what comes with it.
+#[derive(Debug, Default)]
+struct Change {
+    placement: Option<(NodeId, Generation)>,
+    stop_reason: Option<EndReason>,
+    last_error: Option<String>,
+    events: Vec<EventRow>,
+}
+
+/// Carries out actions for one sandbox. It remembers, for the life of its task, who refused it.
+#[derive(Debug)]
+pub(crate) struct Executor {
+    inner: Arc<Inner>,
+    refused_by: Vec<NodeId>,
+    refusal: Option<Refusal>,
+}
+
+impl Executor {
+    pub(crate) const fn new(inner: Arc<Inner>) -> Self {
+        Self {
+            inner,
+            refused_by: Vec::new(),
+            refusal: None,
+        }
+    }
+
+    /// Carries out one action.
+    pub(crate) async fn execute(&mut self, slot: &Slot, row: Sandbox, action: &Action) -> Attempt {
+        match action {
+            Action::Place => self.place(row).await,
+            Action::Ensure => self.ensure(slot, row).await,
+            Action::Remove => self.remove(row).await,
+            Action::Advance(event) => self.commit(row, *event, Change::default()).await,
+            Action::Fail { reason, detail } => self.fail(row, *reason, detail.clone()).await,
+            Action::Expire => self.expire(row).await,
+        }
+    }
+
+    async fn place(&mut self, row: Sandbox) -> Attempt {
+        // The first placement keeps the generation the row was made with.
+        let generation = match row.node {
+            None => row.generation,
+            Some(_) => row.generation.next(),
+        };
+        self.place_under(row, generation).await
+    }
+
+    async fn place_under(&mut self, row: Sandbox, generation: Generation) -> Attempt {
+        let now = self.inner.clock.now();
+        let seed = self.inner.draw_seed();
+        let placed = self
+            .inner
+            .registry
+            .place(&row, &self.refused_by, generation, seed, now);
+        match placed {
+            Ok(placed) => {
+                let change = Change {
+                    events: vec![placement_event(&row, now, &placed)],
+                    placement: Some((placed.node, generation)),
+                    ..Change::default()
+                };
+                self.commit(row, Event::Place, change).await
+            }
+            Err(rejected) => self.give_up(row, &rejected).await,
+        }
+    }
+
+    async fn give_up(&mut self, row: Sandbox, rejected: &Rejected) -> Attempt {
+        match self.refusal.take() {
+            // A node tried: what it said is nearer to the cause than that no other is left.
+            Some(refusal) if !matches!(refusal, Refusal::NoRoom(_)) => {
+                self.fail(row, EndReason::Failed, refusal.to_string()).await
+            }
+            _ => {
+                self.fail(row, EndReason::NoCapacity, rejected.to_string())
+                    .await
+            }
+        }
+    }
+
+    async fn ensure(&mut self, slot: &Slot, row: Sandbox) -> Attempt {
+        let Some((node, client)) = row
+            .node
+            .clone()
+            .and_then(|node| Some((node.clone(), self.inner.registry.client(&node)?)))
+        else {
+            return Attempt::Wait("its node has not joined".to_owned());
+        };
+        let spec = self.inner.spec(&row);
+        let mut call: JoinHandle<CallOutcome<ObservedSandbox>> =
+            self.inner.tasks.spawn(async move {
+                match timeout(ENSURE_TIMEOUT, client.ensure(&spec)).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => CallOutcome::Unknown("the node did not answer in time".to_owned()),
+                }
+            });
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut call => {
+                    let outcome = outcome
+                        .unwrap_or_else(|error| CallOutcome::Unknown(error.to_string()));
+                    return self.ensured(row, node, outcome).await;
+                }
+                () = slot.woken() => {
+                    if self.is_overtaken(slot, &row).await {
+                        return Attempt::LookAgain;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the sandbox became unwanted while its node starts it.
+    async fn is_overtaken(&self, slot: &Slot, row: &Sandbox) -> bool {
+        slot.acknowledge();
+        match self.inner.store.sandbox_get(&row.id).await {
+            Ok(Some(current)) => {
+                current.desired == Desired::Stopped || current.generation != row.generation
+            }
+            Ok(None) => true,
+            // The order goes on; the end of it will look again.
+            Err(_) => false,
+        }
+    }
+
+    async fn ensured(
+        &mut self,
+        row: Sandbox,
+        node: NodeId,
+        outcome: CallOutcome<ObservedSandbox>,
+    ) -> Attempt {
+        match outcome {
+            CallOutcome::Done(seen) => {
+                let generation = seen.generation;
+                self.inner
+                    .registry
+                    .observe(&row.id, generation, Observed::Known(seen));
+                Attempt::Moved(Box::new(row))
+            }
+            CallOutcome::Unknown(detail) => {
+                self.inner
+                    .registry
+                    .observe(&row.id, row.generation, Observed::Unknown);
+                Attempt::Wait(detail)
+            }
+            CallOutcome::Refused(refusal) => {
+                tracing::warn!(sandbox = %row.id, %node, %refusal, "node refused a sandbox");
+                self.inner
+                    .registry
+                    .observe(&row.id, row.generation, Observed::Absent);
+                let generation = match &refusal {
+                    Refusal::StaleGeneration { known, .. } => {
+                        known.next().max(row.generation.next())
+                    }
+                    _ => {
+                        self.refused_by.push(node);
+                        row.generation.next()
+                    }
+                };
+                let is_exhausted = self.refused_by.len() >= REFUSALS_MAX;
+                let text = refusal.to_string();
+                self.refusal = Some(refusal);
+                if is_exhausted {
+                    return self.fail(row, EndReason::Failed, text).await;
+                }
+                self.place_under(row, generation).await
+            }
+        }
+    }
+
+    async fn remove(&self, row: Sandbox) -> Attempt {
+        let Some(client) = row
+            .node
+            .as_ref()
+            .and_then(|node| self.inner.registry.client(node))
+        else {
+            return Attempt::Wait("its node has not joined".to_owned());
+        };
+        let id = row.id.clone();
+        let generation = row.generation;
+        let call = self.inner.tasks.spawn(async move {
+            match timeout(REMOVE_TIMEOUT, client.remove(&id, generation)).await {
+                Ok(outcome) => outcome,
+                Err(_) => CallOutcome::Unknown("the node did not answer in time".to_owned()),
+            }
+        });
+        let outcome = call
+            .await
+            .unwrap_or_else(|error| CallOutcome::Unknown(error.to_string()));
+        match outcome {
+            CallOutcome::Done(())
+            | CallOutcome::Refused(Refusal::UnknownSandbox | Refusal::StaleGeneration { .. }) => {
+                self.inner
+                    .registry
+                    .observe(&row.id, row.generation, Observed::Absent);
+                Attempt::Moved(Box::new(row))
+            }
+            CallOutcome::Refused(refusal) => Attempt::Wait(format!("remove: {refusal}")),
+            CallOutcome::Unknown(detail) => {
+                self.inner
+                    .registry
+                    .observe(&row.id, row.generation, Observed::Unknown);
+                Attempt::Wait(detail)
+            }
+        }
+    }
+
+    async fn fail(&self, mut row: Sandbox, reason: EndReason, detail: String) -> Attempt {
+        row.last_error = Some(detail.clone());
+        let change = Change {
+            stop_reason: Some(reason),
+            last_error: Some(detail),
+            ..Change::default()
+        };
+        self.commit(row, Event::Fail, change).await
+    }
+
+    async fn expire(&self, row: Sandbox) -> Attempt {
+        let intent = Intent {
+            id: row.id.clone(),
+            change: IntentChange::Expire { seen: row.deadline },
+            at: self.inner.clock.now(),
+            events: Vec::new(),
+        };
+        match self.inner.store.sandbox_intend(intent).await {
+            Ok(Some(next)) => Attempt::Moved(Box::new(next)),
+            Ok(None) => Attempt::LookAgain,
+            Err(error) => Attempt::Wait(format!("expire: {error}")),
+        }
+    }
+
+    /// Commits the state that follows `event`, then carries out the effects.
+    async fn commit(&self, row: Sandbox, event: Event, change: Change) -> Attempt {
+        let next = match step(row.state, event) {
+            Ok(next) => next,
+            Err(refused) => {
+                // The planner and the lifecycle disagree: a defect, and nothing may change.
+                tracing::error!(sandbox = %row.id, %refused, "planned an illegal transition");
+                return Attempt::Wait(refused.to_string());
+            }
+        };
+        let at = self.inner.clock.now();
+        let mut after = row.clone();
+        after.stop_reason = after.stop_reason.or(change.stop_reason);
+        let mut events = change.events;
+        events.extend(events::announcements(next.effects, &after, at));
+        let stamp = |effect| next.effects.contains(&effect).then_some(at);
+        let transition = Transition {
+            id: row.id.clone(),
+            team: row.team.clone(),
+            expected: (row.state, row.generation),
+            next: next.next,
+            placement: change.placement,
+            started_at: stamp(Effect::StampStart),
+            ended_at: stamp(Effect::StampEnd),
+            stop_reason: change.stop_reason,
+            last_error: change.last_error,
+            at,
+            events,
+        };
+        match self.inner.store.sandbox_transition(transition).await {
+            Ok(Some(next_row)) => {
+                self.inner.apply_effects(next.effects, &next_row);
+                Attempt::Moved(Box::new(next_row))
+            }
+            Ok(None) => Attempt::LookAgain,
+            Err(error) => Attempt::Wait(format!("commit {:?}: {error}", next.next)),
+        }
+    }
+}
+
+fn placement_event(row: &Sandbox, at: Timestamp, placed: &Placed) -> EventRow {
+    let alternatives: Vec<_> = placed
+        .alternatives
+        .iter()
+        .map(|candidate| candidate.node.as_str())
+        .collect();
+    let mut event = events::event(row, at, "sandbox.placed", "info", placed.reason.clone());
+    event = events::with(event, "node", placed.node.as_str());
+    event = events::with(event, "score", placed.score.to_string());
+    if !alternatives.is_empty() {
+        event = events::with(event, "alternatives", alternatives.join(","));
+    }
+    event
+}
+
+impl Inner {
+    /// The order for a sandbox as its row is now.
+    fn spec(&self, row: &Sandbox) -> SandboxSpec {
+        SandboxSpec {
+            id: row.id.clone(),
+            generation: row.generation,
+            team: row.team.clone(),
+            template: row.config.template.clone(),
+            build: row.config.build.clone(),
+            resources: row.config.resources,
+            env: row.config.env.clone(),
+            network: row.config.network.clone(),
+            access_token: self.tokens.envd(row),
+        }
+    }
+
+    /// What follows a commit in memory and on the edges.
+    fn apply_effects(&self, effects: &[Effect], row: &Sandbox) {
+        for effect in effects {
+            match effect {
+                Effect::PublishRoute => self.publish_route(row),
+                Effect::WithdrawRoute => self
+                    .routes
+                    .publish(RouteUpdate::Withdraw(row.id.clone(), row.generation)),
+                Effect::StampStart | Effect::StampEnd | Effect::Announce(_) => {}
+            }
+        }
+        if row.state == State::Running {
+            self.deadlines.set(&row.id, row.deadline);
+        } else {
+            self.deadlines.forget(&row.id);
+        }
+        if row.state == State::Stopped {
+            self.registry.forget(&row.id);
+            self.usage.forget(&row.id);
+        }
+    }
+}

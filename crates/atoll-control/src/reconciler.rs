@@ -1,0 +1,231 @@
+//! Makes true what is intended, one task per sandbox.
+//!
+//! [`Reconciler::wake`] means "look again at this sandbox" and carries no instructions: the task
+//! reads the intent, plans, carries out the first action, looks at what really happened, and plans
+//! again, until there is nothing to do. Handlers wake it after they wrote intent and then watch
+//! the rows it commits; timers, node events and the full pass wake it the same way, so the path of
+//! a request is the path of a repair.
+//!
+//! Invariants:
+//! - At most one task drives a sandbox; it alone commits states.
+//! - An order to a node is never abandoned half-way: it runs to its end in a task of its own, even
+//!   when the driver stops waiting for it because a delete overtook it.
+//! - A task that cannot go on waits with a growing delay, and is shortened by the next wake.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use atoll_core::id::SandboxId;
+use atoll_core::reconcile::plan;
+use atoll_core::sandbox::{Sandbox, State};
+use tokio::sync::{Notify, watch};
+
+use crate::executor::{Attempt, Executor};
+use crate::lock::lock;
+use crate::service::Inner;
+
+/// The first delay after something did not work.
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+
+/// The longest delay.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// Doublings after which the longest delay is reached.
+const BACKOFF_DOUBLINGS_MAX: u32 = 7;
+
+/// What a task shares with those who wait for it.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    is_woken: AtomicBool,
+    wake: Notify,
+    row: watch::Sender<Option<Arc<Sandbox>>>,
+}
+
+impl Slot {
+    fn wake(&self) {
+        self.is_woken.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    /// Waits until somebody says "look again", or until it was said since the last look.
+    pub(crate) async fn woken(&self) {
+        while !self.is_woken.load(Ordering::Acquire) {
+            self.wake.notified().await;
+        }
+    }
+
+    /// Notes that what the last wake was about has been looked at.
+    pub(crate) fn acknowledge(&self) {
+        self.is_woken.store(false, Ordering::Release);
+    }
+
+    fn take_wake(&self) -> bool {
+        self.is_woken.swap(false, Ordering::AcqRel)
+    }
+
+    /// Shows a committed row to those who wait.
+    pub(crate) fn show(&self, row: &Sandbox) {
+        self.row.send_replace(Some(Arc::new(row.clone())));
+    }
+}
+
+/// The rows a task commits, for one who waits.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    rows: watch::Receiver<Option<Arc<Sandbox>>>,
+}
+
+impl Watch {
+    /// Waits for a row that satisfies the condition; none if the task came to rest before.
+    pub(crate) async fn until(
+        &mut self,
+        condition: impl Fn(&Sandbox) -> bool,
+    ) -> Option<Arc<Sandbox>> {
+        let is_found = self
+            .rows
+            .wait_for(|row| row.as_ref().is_some_and(|row| condition(row)))
+            .await
+            .is_ok();
+        let row = self.rows.borrow().clone();
+        // The task may have shown a later row meanwhile; the condition was true once.
+        row.filter(|row| is_found || condition(row))
+    }
+}
+
+/// The running tasks.
+#[derive(Debug, Default)]
+pub(crate) struct Reconciler {
+    slots: Mutex<BTreeMap<SandboxId, Arc<Slot>>>,
+}
+
+impl Reconciler {
+    /// Says "look again at this sandbox". `hint` is its row if the caller just committed it: it
+    /// saves the new task a read.
+    pub(crate) fn wake(&self, inner: &Arc<Inner>, id: &SandboxId, hint: Option<Sandbox>) -> Watch {
+        let mut slots = lock(&self.slots);
+        if let Some(slot) = slots.get(id) {
+            slot.wake();
+            return Watch {
+                rows: slot.row.subscribe(),
+            };
+        }
+        let (row, rows) = watch::channel(None);
+        let slot = Arc::new(Slot {
+            is_woken: AtomicBool::new(false),
+            wake: Notify::new(),
+            row,
+        });
+        slots.insert(id.clone(), Arc::clone(&slot));
+        drop(slots);
+        let task = drive(Arc::clone(inner), id.clone(), slot, hint);
+        inner.tasks.spawn(task);
+        Watch { rows }
+    }
+
+    /// Whether a task drives this sandbox now.
+    pub(crate) fn is_driven(&self, id: &SandboxId) -> bool {
+        lock(&self.slots).contains_key(id)
+    }
+
+    /// Ends a task's life unless it was woken meanwhile.
+    fn retire(&self, id: &SandboxId, slot: &Slot) -> bool {
+        let mut slots = lock(&self.slots);
+        if slot.is_woken.load(Ordering::Acquire) {
+            return false;
+        }
+        slots.remove(id);
+        true
+    }
+
+    fn abandon(&self, id: &SandboxId) {
+        lock(&self.slots).remove(id);
+    }
+}
+
+async fn drive(inner: Arc<Inner>, id: SandboxId, slot: Arc<Slot>, hint: Option<Sandbox>) {
+    let cancel = inner.cancel.clone();
+    tokio::select! {
+        biased;
+        // What is left undone is found again at the next start.
+        () = cancel.cancelled() => inner.reconciler.abandon(&id),
+        () = drive_to_rest(&inner, &id, &slot, hint) => {}
+    }
+}
+
+async fn drive_to_rest(inner: &Arc<Inner>, id: &SandboxId, slot: &Slot, hint: Option<Sandbox>) {
+    let mut executor = Executor::new(Arc::clone(inner));
+    let mut row = hint;
+    let mut failures: u32 = 0;
+    loop {
+        // A wake means that the intent may have changed: what we hold may be old.
+        if slot.take_wake() {
+            row = None;
+        }
+        let attempt = match row.take() {
+            Some(known) => advance(inner, &mut executor, slot, known).await,
+            None => read(inner, id).await,
+        };
+        match attempt {
+            Attempt::Moved(next) => {
+                failures = 0;
+                row = Some(*next);
+            }
+            Attempt::LookAgain => {}
+            Attempt::Rest => {
+                if inner.reconciler.retire(id, slot) {
+                    return;
+                }
+            }
+            Attempt::Wait(detail) => {
+                let delay = backoff(failures);
+                failures = failures.saturating_add(1);
+                tracing::warn!(sandbox = %id, detail, failures, "sandbox is not where it should be");
+                tokio::select! {
+                    biased;
+                    () = slot.woken() => {}
+                    () = tokio::time::sleep(delay) => {}
+                }
+            }
+        }
+    }
+}
+
+async fn read(inner: &Inner, id: &SandboxId) -> Attempt {
+    match inner.store.sandbox_get(id).await {
+        Ok(Some(row)) => Attempt::Moved(Box::new(row)),
+        Ok(None) => {
+            inner.registry.forget(id);
+            Attempt::Rest
+        }
+        Err(error) => Attempt::Wait(format!("read its row: {error}")),
+    }
+}
+
+async fn advance(inner: &Inner, executor: &mut Executor, slot: &Slot, row: Sandbox) -> Attempt {
+    slot.show(&row);
+    let observed = inner.registry.observed(&row.id);
+    let actions = plan(&row, &observed, &inner.registry.health(), inner.clock.now());
+    match actions.first() {
+        Some(action) => executor.execute(slot, row, action).await,
+        None => {
+            inner.settle(&row);
+            Attempt::Rest
+        }
+    }
+}
+
+/// Doubles from [`BACKOFF_FIRST`] to [`BACKOFF_MAX`]. Tasks of different sandboxes need no jitter:
+/// they meet in the node's own queue anyway.
+fn backoff(failures: u32) -> Duration {
+    BACKOFF_FIRST
+        .saturating_mul(1 << failures.min(BACKOFF_DOUBLINGS_MAX))
+        .min(BACKOFF_MAX)
+}
+
+/// Whether a sandbox has ended, or will whatever happens.
+pub(crate) fn is_over(row: &Sandbox) -> bool {
+    matches!(row.state, State::Stopped | State::Error)
+        || row.desired == atoll_core::sandbox::Desired::Stopped
+}

@@ -1,0 +1,260 @@
+//! Making a sandbox.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_core::error::ErrorKind;
+use atoll_core::id::{Generation, ID_BODY_LEN, SandboxId};
+use atoll_core::lifecycle::Announcement;
+use atoll_core::sandbox::{Desired, EndReason, OnTimeout, Sandbox, SandboxConfig, State};
+use atoll_core::template::Template;
+use atoll_store::store::{Admission, IdempotencyKey, Intent, IntentChange, NewSandbox};
+use tokio::time::timeout;
+
+use super::{ControlPlane, Inner, demand_full, unavailable};
+use crate::error::{Error, Result, code};
+use crate::events;
+use crate::reconciler::{Watch, is_over};
+use crate::request::CreateRequest;
+use crate::view::{SandboxView, Tenant};
+
+/// When to try again after no node had room.
+const CAPACITY_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// When to try again after the quota was used up.
+const QUOTA_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+impl ControlPlane {
+    /// Makes a sandbox and waits until it serves.
+    ///
+    /// Goes on to its end if the caller goes away.
+    ///
+    /// # Errors
+    /// `InvalidArgument` (timeout out of range), `NotFound` (template), `QuotaExceeded`,
+    /// `NoCapacity`, `Conflict` (idempotency key), `DeadlineExceeded`, `Unsupported`,
+    /// `PermissionDenied` (read-only key), `Unavailable`, `Internal`.
+    pub async fn sandbox_create(
+        &self,
+        tenant: &Tenant,
+        request: CreateRequest,
+    ) -> Result<SandboxView> {
+        demand_full(tenant)?;
+        self.inner.check_timeout(request.timeout)?;
+        check_supported(&request)?;
+        let template = self.template_resolve(tenant, &request.template).await?;
+        let inner = Arc::clone(&self.inner);
+        let tenant = tenant.clone();
+        // A caller that hangs up must not leave an intent that nobody drives or gives up.
+        let task = self
+            .inner
+            .tasks
+            .spawn(async move { inner.create(&tenant, request, &template).await });
+        task.await.map_err(|error| {
+            Error::new(ErrorKind::Internal, "the create did not end").with_source(error)
+        })?
+    }
+}
+
+fn check_supported(request: &CreateRequest) -> Result<()> {
+    let is_pausing = matches!(request.on_timeout, OnTimeout::Pause { .. });
+    if is_pausing || request.auto_resume {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "pausing a sandbox is not supported by this installation",
+        ));
+    }
+    Ok(())
+}
+
+impl Inner {
+    async fn create(
+        self: &Arc<Self>,
+        tenant: &Tenant,
+        request: CreateRequest,
+        template: &Template,
+    ) -> Result<SandboxView> {
+        let fingerprint = request.fingerprint.clone();
+        let idempotency = request.idempotency_key.clone().map(|key| IdempotencyKey {
+            key,
+            fingerprint: request.fingerprint.clone(),
+        });
+        let has_key = idempotency.is_some();
+        let row = self.new_row(tenant, request, template);
+        let created = events::announce(&row, row.created_at, Announcement::Created);
+        let new = NewSandbox {
+            events: vec![events::with(
+                created,
+                "template",
+                row.config.template.as_str(),
+            )],
+            sandbox: row.clone(),
+            concurrent_max: self.config.concurrent_sandboxes_max,
+            idempotency,
+        };
+        match self.store.sandbox_insert(new).await.map_err(unavailable)? {
+            Admission::Accepted => {}
+            Admission::QuotaExceeded => return Err(self.quota_exceeded()),
+            Admission::Replayed {
+                sandbox,
+                fingerprint: first,
+            } => {
+                if first != fingerprint {
+                    return Err(Error::new(
+                        ErrorKind::Conflict,
+                        "this idempotency key was used with another request",
+                    )
+                    .with_code(code::IDEMPOTENCY_MISMATCH));
+                }
+                return self.replay(&sandbox).await;
+            }
+        }
+        self.registry.adopt(&row, row.created_at);
+        self.catalog
+            .count_spawned(&row.config.template, row.created_at);
+        let id = row.id.clone();
+        let watch = self.reconciler.wake(self, &id, Some(row));
+        self.await_running(&id, watch, has_key).await
+    }
+
+    fn new_row(&self, tenant: &Tenant, request: CreateRequest, template: &Template) -> Sandbox {
+        let mut random = [0; ID_BODY_LEN];
+        self.random.fill(&mut random);
+        let now = self.clock.now();
+        Sandbox {
+            id: SandboxId::from_random(random),
+            team: tenant.team.clone(),
+            config: SandboxConfig {
+                template: template.id.clone(),
+                build: template.build.clone(),
+                alias: template.names.first().cloned(),
+                resources: template.resources,
+                metadata: request.metadata,
+                env: request.env,
+                network: request.network,
+                is_secured: request.is_secured,
+                on_timeout: request.on_timeout,
+                auto_resume: request.auto_resume,
+            },
+            state: State::Pending,
+            desired: Desired::Running,
+            stop_reason: None,
+            generation: Generation::FIRST,
+            node: None,
+            created_at: now,
+            started_at: None,
+            deadline: now.saturating_add(request.timeout),
+            updated_at: now,
+            ended: None,
+            last_error: None,
+        }
+    }
+
+    fn quota_exceeded(&self) -> Error {
+        Error::new(
+            ErrorKind::QuotaExceeded,
+            format!(
+                "you have reached the maximum number of concurrent E2B sandboxes ({}); end one, \
+                 or ask the operator of this installation for a higher limit",
+                self.config.concurrent_sandboxes_max
+            ),
+        )
+        .with_retry_after(QUOTA_RETRY_AFTER)
+    }
+
+    /// Answers a repeated request with what the first one made.
+    async fn replay(self: &Arc<Self>, id: &SandboxId) -> Result<SandboxView> {
+        let row = self.store.sandbox_get(id).await.map_err(unavailable)?;
+        match row {
+            Some(row) if row.state == State::Running && !is_over(&row) => Ok(self.view(row)),
+            Some(row) if !is_over(&row) => {
+                let watch = self.reconciler.wake(self, id, None);
+                self.await_running(id, watch, true).await
+            }
+            Some(_) | None => Err(Error::new(
+                ErrorKind::Conflict,
+                format!("the sandbox made under this idempotency key, {id}, has ended"),
+            )
+            .with_code(code::IDEMPOTENCY_OUTCOME_UNKNOWN)),
+        }
+    }
+
+    /// Waits until the sandbox serves or its end is decided, but not longer than the bound.
+    async fn await_running(
+        self: &Arc<Self>,
+        id: &SandboxId,
+        mut watch: Watch,
+        has_key: bool,
+    ) -> Result<SandboxView> {
+        let is_decided = |row: &Sandbox| row.state == State::Running || is_over(row);
+        let decided = timeout(self.config.create_timeout, watch.until(is_decided)).await;
+        let row = match decided {
+            Ok(Some(row)) => Arc::unwrap_or_clone(row),
+            // The task came to rest before we looked, or the server is shutting down.
+            Ok(None) => self
+                .store
+                .sandbox_get(id)
+                .await
+                .map_err(unavailable)?
+                .filter(is_decided)
+                .ok_or_else(|| shutting_down(id))?,
+            Err(_) => {
+                if !has_key {
+                    self.give_up(id).await;
+                }
+                return Err(Error::new(
+                    ErrorKind::DeadlineExceeded,
+                    format!("sandbox {id} did not start in time"),
+                )
+                .with_code(code::PLACEMENT_TIMEOUT));
+            }
+        };
+        if row.state == State::Running && !is_over(&row) {
+            Ok(self.view(row))
+        } else {
+            Err(not_created(&row))
+        }
+    }
+
+    /// Makes a sandbox unwanted that its caller no longer waits for.
+    async fn give_up(self: &Arc<Self>, id: &SandboxId) {
+        let intent = Intent {
+            id: id.clone(),
+            change: IntentChange::Stop(EndReason::Failed),
+            at: self.clock.now(),
+            events: Vec::new(),
+        };
+        if let Err(error) = self.store.sandbox_intend(intent).await {
+            tracing::warn!(sandbox = %id, %error, "sandbox that did not start stays wanted");
+        }
+        self.wake(id);
+    }
+}
+
+fn shutting_down(id: &SandboxId) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        format!("the server stops before sandbox {id} runs"),
+    )
+}
+
+/// The error for a sandbox that ended before it served.
+fn not_created(row: &Sandbox) -> Error {
+    let detail = row.last_error.as_deref().unwrap_or("no reason was given");
+    match row.stop_reason {
+        Some(EndReason::NoCapacity) => Error::new(
+            ErrorKind::NoCapacity,
+            format!("no node can take the sandbox: {detail}"),
+        )
+        .with_code(code::CAPACITY_UNAVAILABLE)
+        .with_retry_after(CAPACITY_RETRY_AFTER),
+        Some(EndReason::Killed | EndReason::Expired | EndReason::Shutdown) => Error::new(
+            ErrorKind::Conflict,
+            format!("sandbox {} was ended while it started", row.id),
+        ),
+        Some(EndReason::Failed | EndReason::NodeLost) | None => Error::new(
+            ErrorKind::Internal,
+            format!("the sandbox could not be started: {detail}"),
+        )
+        .with_code(code::CREATE_FAILED),
+    }
+}

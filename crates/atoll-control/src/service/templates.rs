@@ -1,0 +1,332 @@
+//! Templates: finding, listing, importing, removing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_core::error::ErrorKind;
+use atoll_core::id::{BuildId, ID_BODY_LEN, TeamId, TemplateId};
+use atoll_core::node::CallOutcome;
+use atoll_core::template::{BuildStatus, Template, TemplateSource};
+use atoll_store::store::{Inserted, Removed, TemplateRow};
+use tokio::time::timeout;
+
+use super::{ControlPlane, Inner, demand_full, unavailable};
+use crate::catalog::{Found, is_ready};
+use crate::error::{Error, Result};
+use crate::reference::{Reference, is_name};
+use crate::request::ImportRequest;
+use crate::view::{TemplateView, Tenant};
+
+/// How long a node may take to make a template: pulling and unpacking a large image over a slow
+/// line.
+const IMPORT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// How long a node may take to remove one.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The least a sandbox needs to start at all.
+const MEMORY_MIB_MIN: u32 = 64;
+
+fn view(row: &TemplateRow) -> TemplateView {
+    TemplateView {
+        template: row.template.clone(),
+        spawn_count: row.spawn_count,
+        last_spawned_at: row.last_spawned_at,
+        build_count: row.build_count,
+    }
+}
+
+fn not_found(reference: &str) -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        format!("template '{reference}' not found"),
+    )
+}
+
+impl ControlPlane {
+    /// The team's templates and the global ones, by name.
+    ///
+    /// # Errors
+    /// `Unavailable` for the store.
+    pub async fn template_list(&self, tenant: &Tenant) -> Result<Vec<TemplateView>> {
+        self.inner.flush_spawned().await;
+        let rows = self.inner.catalog.list(&tenant.team);
+        Ok(rows.iter().map(|row| view(row)).collect())
+    }
+
+    /// One template, by id or name.
+    ///
+    /// # Errors
+    /// `NotFound`; `PermissionDenied` where it exists and belongs to another team.
+    pub async fn template_get(&self, tenant: &Tenant, reference: &str) -> Result<TemplateView> {
+        let row = self.inner.find_template(&tenant.team, reference)?;
+        Ok(view(&row))
+    }
+
+    /// The template that `[namespace/]alias[:tag]` or an id stands for, ready to start.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a malformed reference; `NotFound`; `PermissionDenied`; `Conflict`
+    /// while it is not ready.
+    pub async fn template_resolve(&self, tenant: &Tenant, reference: &str) -> Result<Template> {
+        let row = self.inner.find_template(&tenant.team, reference)?;
+        if !is_ready(&row.template) {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("template '{reference}' is not ready"),
+            ));
+        }
+        Ok(row.template.clone())
+    }
+
+    /// Makes a template of the team's own, and waits until it can be started.
+    ///
+    /// # Errors
+    /// `InvalidArgument` (name), `AlreadyExists`, `Unavailable`, `Internal` with what the node
+    /// said.
+    pub async fn template_import(
+        &self,
+        tenant: &Tenant,
+        request: ImportRequest,
+    ) -> Result<TemplateView> {
+        demand_full(tenant)?;
+        check_import(&request)?;
+        let reference = Reference::parse(&format!("{}/{}", tenant.team, request.name))?;
+        let existing = match self.inner.catalog.find(&tenant.team, &reference) {
+            Found::Usable(row) if is_ready(&row.template) => {
+                return Err(Error::new(
+                    ErrorKind::AlreadyExists,
+                    format!("template '{}' exists; remove it first", request.name),
+                ));
+            }
+            // An import that was cut off: it is begun again under the same ids.
+            Found::Usable(row) => Some(row),
+            Found::Foreign | Found::Nothing => None,
+        };
+        let template = self
+            .inner
+            .prepare_template(Some(tenant.team.clone()), existing.as_deref(), &request)
+            .await?;
+        let row = self.import(template, request.source).await?;
+        Ok(view(&row))
+    }
+
+    /// Makes sure that a global template of this name exists and the nodes have it: `base`.
+    /// Idempotent, for the composition's start.
+    ///
+    /// # Errors
+    /// `InvalidArgument` (name), `Unavailable`, `Internal` with what the node said.
+    pub async fn template_ensure_global(&self, request: ImportRequest) -> Result<TemplateId> {
+        check_import(&request)?;
+        let existing = self.inner.catalog.global(&request.name);
+        let template = self
+            .inner
+            .prepare_template(None, existing.as_deref(), &request)
+            .await?;
+        let row = self.import(template, request.source).await?;
+        Ok(row.template.id.clone())
+    }
+
+    /// Removes a template of the team's own, by id or name.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` while sandboxes use it; `PermissionDenied` for one that is
+    /// not the team's own.
+    pub async fn template_remove(&self, tenant: &Tenant, reference: &str) -> Result<()> {
+        demand_full(tenant)?;
+        let inner = &self.inner;
+        let row = inner.find_template(&tenant.team, reference)?;
+        if row.template.team.as_ref() != Some(&tenant.team) {
+            return Err(Error::new(
+                ErrorKind::PermissionDenied,
+                format!("template '{reference}' is not your team's own"),
+            ));
+        }
+        let id = &row.template.id;
+        match inner.store.template_remove(id).await.map_err(unavailable)? {
+            Removed::Yes => {}
+            Removed::Unknown => return Err(not_found(reference)),
+            Removed::InUse(count) => {
+                return Err(Error::invalid(format!(
+                    "template '{reference}' is used by {count} sandbox(es); end them first"
+                )));
+            }
+        }
+        inner.catalog.remove(id);
+        for client in inner.registry.clients() {
+            let call = client.remove_template(id, &row.template.build);
+            match timeout(REMOVE_TIMEOUT, call).await {
+                Ok(CallOutcome::Done(())) => {}
+                Ok(CallOutcome::Refused(_) | CallOutcome::Unknown(_)) | Err(_) => {
+                    // Its files stay until the node is told again; nothing can start from them.
+                    tracing::warn!(template = %id, node = %client.node(), "template stays on node");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Has every node make the template, then shows it as ready. Goes on to its end if the caller
+    /// goes away.
+    async fn import(&self, template: Template, source: TemplateSource) -> Result<Arc<TemplateRow>> {
+        let inner = Arc::clone(&self.inner);
+        let task = self
+            .inner
+            .tasks
+            .spawn(async move { inner.import(template, &source).await });
+        task.await.map_err(|error| {
+            Error::new(ErrorKind::Internal, "the import did not end").with_source(error)
+        })?
+    }
+}
+
+fn check_import(request: &ImportRequest) -> Result<()> {
+    if !is_name(&request.name) {
+        return Err(Error::invalid(format!(
+            "`{}` is not a template name: lower-case letters, digits, `-` and `_`",
+            request.name
+        )));
+    }
+    let resources = request.resources;
+    if resources.cpu_millis == 0 || resources.memory_mib < MEMORY_MIB_MIN || resources.disk_mib == 0
+    {
+        return Err(Error::invalid(format!(
+            "a template needs some cpu and disk, and at least {MEMORY_MIB_MIN} MiB of memory"
+        )));
+    }
+    Ok(())
+}
+
+impl Inner {
+    fn find_template(&self, team: &TeamId, reference: &str) -> Result<Arc<TemplateRow>> {
+        match self.catalog.find(team, &Reference::parse(reference)?) {
+            Found::Usable(row) => Ok(row),
+            Found::Foreign => Err(Error::new(
+                ErrorKind::PermissionDenied,
+                format!("you have no access to template '{reference}'"),
+            )),
+            Found::Nothing => Err(not_found(reference)),
+        }
+    }
+
+    /// The template to import, with its row in the store: a new one, or the one that exists with
+    /// what the request changes.
+    async fn prepare_template(
+        &self,
+        team: Option<TeamId>,
+        existing: Option<&TemplateRow>,
+        request: &ImportRequest,
+    ) -> Result<Template> {
+        let now = self.clock.now();
+        if let Some(row) = existing {
+            return Ok(Template {
+                is_public: request.is_public,
+                resources: request.resources,
+                envd_version: self.config.envd_version.clone(),
+                updated_at: now,
+                ..row.template.clone()
+            });
+        }
+        let mut random = [0; ID_BODY_LEN];
+        self.random.fill(&mut random);
+        let template = Template {
+            id: TemplateId::from_random(random),
+            build: self.draw_build_id(),
+            team,
+            names: vec![request.name.clone()],
+            is_public: request.is_public,
+            resources: request.resources,
+            status: BuildStatus::Building,
+            envd_version: self.config.envd_version.clone(),
+            created_at: now,
+            updated_at: now,
+        };
+        let inserted = self.store.template_insert(&template).await;
+        match inserted.map_err(unavailable)? {
+            Inserted::Yes => {}
+            Inserted::AlreadyExists => {
+                return Err(Error::new(
+                    ErrorKind::AlreadyExists,
+                    format!("template '{}' exists", request.name),
+                ));
+            }
+        }
+        self.catalog.put(TemplateRow {
+            template: template.clone(),
+            spawn_count: 0,
+            last_spawned_at: None,
+            build_count: 1,
+        });
+        Ok(template)
+    }
+
+    fn draw_build_id(&self) -> BuildId {
+        self.draw_uuid()
+            .parse()
+            .expect("a UUID's text is a valid build id")
+    }
+
+    async fn import(
+        &self,
+        mut template: Template,
+        source: &TemplateSource,
+    ) -> Result<Arc<TemplateRow>> {
+        let outcome = self.import_on_nodes(&template, source).await;
+        template.status = match &outcome {
+            Ok(()) => BuildStatus::Ready,
+            Err(_) => BuildStatus::Failed,
+        };
+        template.updated_at = self.clock.now();
+        self.store
+            .template_update(&template)
+            .await
+            .map_err(unavailable)?;
+        self.flush_spawned().await;
+        let rows = self.store.template_list().await.map_err(unavailable)?;
+        let row = rows
+            .into_iter()
+            .find(|row| row.template.id == template.id)
+            .ok_or_else(|| not_found(template.id.as_str()))?;
+        self.catalog.put(row.clone());
+        outcome.map(|()| Arc::new(row))
+    }
+
+    async fn import_on_nodes(&self, template: &Template, source: &TemplateSource) -> Result<()> {
+        let clients = self.registry.clients();
+        if clients.is_empty() {
+            return Err(Error::new(ErrorKind::Unavailable, "there are no nodes"));
+        }
+        for client in clients {
+            let call = client.import_template(&template.id, &template.build, source);
+            let outcome = timeout(IMPORT_TIMEOUT, call).await.unwrap_or_else(|_| {
+                CallOutcome::Unknown("the node did not answer in time".to_owned())
+            });
+            match outcome {
+                CallOutcome::Done(()) => {}
+                CallOutcome::Refused(refusal) => {
+                    return Err(Error::new(
+                        ErrorKind::Internal,
+                        format!("the template could not be made: {refusal}"),
+                    ));
+                }
+                CallOutcome::Unknown(detail) => {
+                    return Err(Error::new(
+                        ErrorKind::Unavailable,
+                        format!("the node did not confirm the template: {detail}"),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the counts of started sandboxes. They are statistics: a crash may lose the last few
+    /// seconds of them.
+    pub(crate) async fn flush_spawned(&self) {
+        for (id, count, last) in self.catalog.take_spawned() {
+            if let Err(error) = self.store.template_spawned(&id, count, last).await {
+                tracing::warn!(template = %id, %error, "uses of a template are not counted");
+            }
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Background work: what must happen without a request.
+//!
+//! Each task only says "look again" to reconcilers or tidies up; none changes a sandbox itself.
+
+mod expiry;
+mod retention;
+pub(crate) mod sync;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::service::Inner;
+
+/// How long tasks may take to end. Orders to nodes that take longer are repeated at the next
+/// start.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Runs all tasks until `cancel`, then ends everything.
+pub(crate) async fn run(inner: &Arc<Inner>, cancel: CancellationToken) {
+    tokio::join!(
+        expiry::run(inner, &cancel),
+        sync::run(inner, &cancel),
+        retention::run(inner, &cancel),
+    );
+    inner.cancel.cancel();
+    inner.tasks.close();
+    if tokio::time::timeout(SHUTDOWN_TIMEOUT, inner.tasks.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            tasks = inner.tasks.len(),
+            "tasks did not end in time and are left behind"
+        );
+    }
+    inner.flush_spawned().await;
+    inner.store.close().await;
+}

@@ -1,0 +1,45 @@
+//! Forgets what is older than the operator wants to keep, a little at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_core::time::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::service::Inner;
+
+/// How often there is a look, and statistics are written.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Sandboxes removed in one transaction: short enough not to hold up creates.
+const BATCH: u32 = 100;
+
+/// Batches in one look.
+const BATCHES_MAX: usize = 50;
+
+pub(super) async fn run(inner: &Arc<Inner>, cancel: &CancellationToken) {
+    loop {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+        inner.flush_spawned().await;
+        prune(inner).await;
+    }
+}
+
+async fn prune(inner: &Inner) {
+    let retention = i64::try_from(inner.config.history_retention.as_micros()).unwrap_or(i64::MAX);
+    let before = Timestamp::from_micros(inner.clock.now().as_micros().saturating_sub(retention));
+    for _ in 0..BATCHES_MAX {
+        match inner.store.history_prune(before, BATCH).await {
+            Ok(removed) if removed < u64::from(BATCH) => return,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "old history is not removed");
+                return;
+            }
+        }
+    }
+}

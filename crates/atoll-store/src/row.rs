@@ -1,0 +1,206 @@
+//! How domain values look in columns, for every dialect.
+//!
+//! What is structured but never searched is one JSON text with a version field `v`, so that its
+//! shape can change without a migration.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use atoll_core::network::NetworkPolicy;
+use atoll_core::resources::Resources;
+use atoll_core::sandbox::{Desired, EndReason, OnTimeout, SandboxConfig};
+use atoll_core::template::BuildStatus;
+use serde::{Deserialize, Serialize};
+
+use crate::store::{Error, Result};
+
+/// The version of [`Config`] that is written.
+const CONFIG_VERSION: u32 = 1;
+
+/// The JSON form of what a client asked for; template, build and alias are columns.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Config {
+    v: u32,
+    cpu_millis: u32,
+    memory_mib: u32,
+    disk_mib: u32,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    metadata: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    env: BTreeMap<String, String>,
+    network: Network,
+    secured: bool,
+    on_timeout: String,
+    auto_resume: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Network {
+    internet: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    allow_out: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    deny_out: Vec<String>,
+    public: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mask_host: Option<String>,
+}
+
+const KILL: &str = "kill";
+const PAUSE_MEMORY: &str = "pause";
+const PAUSE_FILES: &str = "pause_files";
+
+pub(crate) fn config_to_json(config: &SandboxConfig) -> String {
+    let row = Config {
+        v: CONFIG_VERSION,
+        cpu_millis: config.resources.cpu_millis,
+        memory_mib: config.resources.memory_mib,
+        disk_mib: config.resources.disk_mib,
+        metadata: config.metadata.clone(),
+        env: config.env.clone(),
+        network: Network {
+            internet: config.network.internet_access,
+            allow_out: config.network.allow_out.clone(),
+            deny_out: config.network.deny_out.clone(),
+            public: config.network.public_traffic,
+            mask_host: config.network.mask_request_host.clone(),
+        },
+        secured: config.is_secured,
+        on_timeout: match config.on_timeout {
+            OnTimeout::Kill => KILL,
+            OnTimeout::Pause { keep_memory: true } => PAUSE_MEMORY,
+            OnTimeout::Pause { keep_memory: false } => PAUSE_FILES,
+        }
+        .to_owned(),
+        auto_resume: config.auto_resume,
+    };
+    json(&row)
+}
+
+pub(crate) fn config_from_json(
+    id: &str,
+    text: &str,
+    template: &str,
+    build: &str,
+    alias: Option<String>,
+) -> Result<SandboxConfig> {
+    let corrupt = |detail: String| corrupt("sandboxes", id, detail);
+    let row: Config = serde_json::from_str(text).map_err(|error| corrupt(error.to_string()))?;
+    if row.v != CONFIG_VERSION {
+        return Err(corrupt(format!("config version {} is not known", row.v)));
+    }
+    Ok(SandboxConfig {
+        template: parse("sandboxes", id, template)?,
+        build: parse("sandboxes", id, build)?,
+        alias,
+        resources: Resources {
+            cpu_millis: row.cpu_millis,
+            memory_mib: row.memory_mib,
+            disk_mib: row.disk_mib,
+        },
+        metadata: row.metadata,
+        env: row.env,
+        network: NetworkPolicy {
+            internet_access: row.network.internet,
+            allow_out: row.network.allow_out,
+            deny_out: row.network.deny_out,
+            public_traffic: row.network.public,
+            mask_request_host: row.network.mask_host,
+        },
+        is_secured: row.secured,
+        on_timeout: match row.on_timeout.as_str() {
+            KILL => OnTimeout::Kill,
+            PAUSE_MEMORY => OnTimeout::Pause { keep_memory: true },
+            PAUSE_FILES => OnTimeout::Pause { keep_memory: false },
+            other => return Err(corrupt(format!("on_timeout `{other}` is not known"))),
+        },
+        auto_resume: row.auto_resume,
+    })
+}
+
+pub(crate) fn fields_to_json(fields: &BTreeMap<String, String>) -> String {
+    json(fields)
+}
+
+pub(crate) fn fields_from_json(id: &str, text: &str) -> Result<BTreeMap<String, String>> {
+    serde_json::from_str(text).map_err(|error| corrupt("sandbox_events", id, error.to_string()))
+}
+
+fn json<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("maps with text keys and plain values always serialise")
+}
+
+pub(crate) fn corrupt(table: &'static str, id: &str, detail: String) -> Error {
+    Error::Corrupt {
+        table,
+        id: id.to_owned(),
+        detail,
+    }
+}
+
+pub(crate) fn parse<T>(table: &'static str, id: &str, text: &str) -> Result<T>
+where
+    T: FromStr,
+    T::Err: std::fmt::Display,
+{
+    text.parse()
+        .map_err(|error: T::Err| corrupt(table, id, error.to_string()))
+}
+
+pub(crate) const fn desired_name(desired: Desired) -> &'static str {
+    match desired {
+        Desired::Running => "running",
+        Desired::Paused => "paused",
+        Desired::Stopped => "stopped",
+    }
+}
+
+pub(crate) fn desired_from_name(name: &str) -> Option<Desired> {
+    [Desired::Running, Desired::Paused, Desired::Stopped]
+        .into_iter()
+        .find(|desired| desired_name(*desired) == name)
+}
+
+pub(crate) const fn reason_name(reason: EndReason) -> &'static str {
+    match reason {
+        EndReason::Killed => "killed",
+        EndReason::Expired => "expired",
+        EndReason::Failed => "failed",
+        EndReason::NodeLost => "node_lost",
+        EndReason::NoCapacity => "no_capacity",
+        EndReason::Shutdown => "shutdown",
+    }
+}
+
+pub(crate) fn reason_from_name(name: &str) -> Option<EndReason> {
+    [
+        EndReason::Killed,
+        EndReason::Expired,
+        EndReason::Failed,
+        EndReason::NodeLost,
+        EndReason::NoCapacity,
+        EndReason::Shutdown,
+    ]
+    .into_iter()
+    .find(|reason| reason_name(*reason) == name)
+}
+
+pub(crate) const fn status_name(status: BuildStatus) -> &'static str {
+    match status {
+        BuildStatus::Waiting => "waiting",
+        BuildStatus::Building => "building",
+        BuildStatus::Ready => "ready",
+        BuildStatus::Failed => "failed",
+    }
+}
+
+pub(crate) fn status_from_name(name: &str) -> Option<BuildStatus> {
+    [
+        BuildStatus::Waiting,
+        BuildStatus::Building,
+        BuildStatus::Ready,
+        BuildStatus::Failed,
+    ]
+    .into_iter()
+    .find(|status| status_name(*status) == name)
+}

@@ -1,0 +1,218 @@
+//! The store in one SQLite file.
+//!
+//! Writes go through one task that commits them in groups (see [`writer`]); reads use a small pool
+//! of their own connections, which write-ahead logging lets run beside the writer. A commit is
+//! synced to the disk before its caller hears of it.
+
+mod apply;
+mod decode;
+mod migrate;
+mod read;
+mod writer;
+
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use atoll_core::id::{KeyId, SandboxId, TeamId, TemplateId};
+use atoll_core::sandbox::Sandbox;
+use atoll_core::template::Template;
+use atoll_core::time::Timestamp;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions as _, Connection as _};
+
+use crate::store::{
+    Admission, Error, EventFilter, EventRow, Inserted, Intent, KeyRow, NewSandbox, Removed, Result,
+    SandboxFilter, Store, TeamUsage, TemplateRow, Transition,
+};
+use apply::{Reply, Write};
+use writer::Writer;
+
+/// Connections for reading. Reads are short; more would only compete for the cores.
+const READERS_MAX: u32 = 4;
+
+/// How long a statement waits for another process that holds the file (a backup, an operator's
+/// shell) before it fails.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a read waits for a free connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A store in one SQLite file.
+#[derive(Debug)]
+pub struct SqliteStore {
+    readers: SqlitePool,
+    writer: Writer,
+}
+
+impl SqliteStore {
+    /// Opens the file, making it if there is none, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`Error::SchemaTooNew`] for a file of a newer version; [`Error::Database`] if it cannot be
+    /// opened.
+    pub async fn open(path: &Path) -> Result<Self> {
+        let failed = |source| Error::Database {
+            operation: "open",
+            source,
+        };
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY_TIMEOUT)
+            .foreign_keys(true)
+            .disable_statement_logging();
+        let mut connection = sqlx::SqliteConnection::connect_with(&options)
+            .await
+            .map_err(failed)?;
+        migrate::run(&mut connection).await?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS_MAX)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .test_before_acquire(false)
+            .connect_with(options.read_only(true).create_if_missing(false))
+            .await
+            .map_err(failed)?;
+        Ok(Self {
+            readers,
+            writer: Writer::spawn(connection),
+        })
+    }
+
+    async fn write(&self, write: Write) -> Result<Reply> {
+        self.writer.submit(write).await
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn meta_ensure(&self, name: &str, value: &str) -> Result<String> {
+        let write = Write::MetaEnsure {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        };
+        Ok(self.write(write).await?.into_text())
+    }
+
+    async fn team_ensure(&self, team: &TeamId, name: &str, at: Timestamp) -> Result<()> {
+        let write = Write::TeamEnsure {
+            id: team.clone(),
+            name: name.to_owned(),
+            at,
+        };
+        self.write(write).await.map(Reply::into_unit)
+    }
+
+    async fn team_usage(&self, team: &TeamId) -> Result<TeamUsage> {
+        read::team_usage(&self.readers, team).await
+    }
+
+    async fn key_insert(&self, key: &KeyRow) -> Result<Inserted> {
+        let reply = self.write(Write::KeyInsert(key.clone())).await?;
+        Ok(reply.into_inserted())
+    }
+
+    async fn key_find(&self, hash: &str) -> Result<Option<KeyRow>> {
+        read::key_find(&self.readers, hash).await
+    }
+
+    async fn key_list(&self, team: &TeamId) -> Result<Vec<KeyRow>> {
+        read::key_list(&self.readers, team).await
+    }
+
+    async fn key_remove(&self, team: &TeamId, key: &KeyId) -> Result<bool> {
+        let write = Write::KeyRemove {
+            team: team.clone(),
+            key: key.clone(),
+        };
+        Ok(self.write(write).await?.into_count() > 0)
+    }
+
+    async fn template_insert(&self, template: &Template) -> Result<Inserted> {
+        let reply = self.write(Write::TemplateInsert(template.clone())).await?;
+        Ok(reply.into_inserted())
+    }
+
+    async fn template_update(&self, template: &Template) -> Result<()> {
+        let reply = self.write(Write::TemplateUpdate(template.clone())).await?;
+        reply.into_unit();
+        Ok(())
+    }
+
+    async fn template_list(&self) -> Result<Vec<TemplateRow>> {
+        read::template_list(&self.readers).await
+    }
+
+    async fn template_spawned(&self, id: &TemplateId, count: u64, last: Timestamp) -> Result<()> {
+        let write = Write::TemplateSpawned {
+            id: id.clone(),
+            count,
+            last,
+        };
+        self.write(write).await.map(Reply::into_unit)
+    }
+
+    async fn template_remove(&self, id: &TemplateId) -> Result<Removed> {
+        let reply = self.write(Write::TemplateRemove(id.clone())).await?;
+        Ok(reply.into_removed())
+    }
+
+    async fn sandbox_insert(&self, new: NewSandbox) -> Result<Admission> {
+        let reply = self.write(Write::SandboxInsert(Box::new(new))).await?;
+        Ok(reply.into_admission())
+    }
+
+    async fn sandbox_get(&self, id: &SandboxId) -> Result<Option<Sandbox>> {
+        read::sandbox_get(&self.readers, id).await
+    }
+
+    async fn sandbox_list(&self, filter: &SandboxFilter) -> Result<Vec<Sandbox>> {
+        read::sandbox_list(&self.readers, filter).await
+    }
+
+    async fn sandbox_list_live(
+        &self,
+        after: Option<&SandboxId>,
+        limit: u32,
+    ) -> Result<Vec<Sandbox>> {
+        read::sandbox_list_live(&self.readers, after, limit).await
+    }
+
+    async fn sandbox_transition(&self, transition: Transition) -> Result<Option<Sandbox>> {
+        let write = Write::SandboxTransition(Box::new(transition));
+        Ok(self.write(write).await?.into_sandbox())
+    }
+
+    async fn sandbox_intend(&self, intent: Intent) -> Result<Option<Sandbox>> {
+        let write = Write::SandboxIntend(Box::new(intent));
+        Ok(self.write(write).await?.into_sandbox())
+    }
+
+    async fn event_append(&self, events: Vec<EventRow>) -> Result<()> {
+        self.write(Write::EventAppend(events))
+            .await
+            .map(Reply::into_unit)
+    }
+
+    async fn event_list(&self, filter: &EventFilter) -> Result<Vec<EventRow>> {
+        read::event_list(&self.readers, filter).await
+    }
+
+    async fn history_prune(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        let reply = self.write(Write::HistoryPrune { before, limit }).await?;
+        Ok(reply.into_count())
+    }
+
+    async fn ping(&self) -> Result<()> {
+        read::ping(&self.readers).await
+    }
+
+    async fn close(&self) {
+        self.writer.close().await;
+        self.readers.close().await;
+    }
+}

@@ -1,0 +1,497 @@
+//! Every write as a value, and how it is carried out inside a transaction.
+//!
+//! A write is a value rather than a closure so that a group that failed can be run again one by
+//! one.
+
+use atoll_core::id::{KeyId, SandboxId, TeamId, TemplateId};
+use atoll_core::lifecycle::state_name;
+use atoll_core::quota::is_counted;
+use atoll_core::sandbox::{Sandbox, State};
+use atoll_core::template::Template;
+use atoll_core::time::Timestamp;
+use sqlx::Row as _;
+use sqlx::query::Query;
+use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
+
+use super::decode;
+use crate::queries;
+use crate::row::{config_to_json, desired_name, fields_to_json, reason_name, status_name};
+use crate::store::{
+    Admission, Error, EventRow, Inserted, Intent, IntentChange, KeyRow, NewSandbox, Removed,
+    Result, Transition,
+};
+
+/// One write.
+#[derive(Debug)]
+pub(super) enum Write {
+    MetaEnsure {
+        name: String,
+        value: String,
+    },
+    TeamEnsure {
+        id: TeamId,
+        name: String,
+        at: Timestamp,
+    },
+    KeyInsert(KeyRow),
+    KeyRemove {
+        team: TeamId,
+        key: KeyId,
+    },
+    TemplateInsert(Template),
+    TemplateUpdate(Template),
+    TemplateSpawned {
+        id: TemplateId,
+        count: u64,
+        last: Timestamp,
+    },
+    TemplateRemove(TemplateId),
+    SandboxInsert(Box<NewSandbox>),
+    SandboxTransition(Box<Transition>),
+    SandboxIntend(Box<Intent>),
+    EventAppend(Vec<EventRow>),
+    HistoryPrune {
+        before: Timestamp,
+        limit: u32,
+    },
+}
+
+/// What a write answers. Each write has one form of answer, which its caller knows.
+#[derive(Debug)]
+pub(super) enum Reply {
+    Unit,
+    Text(String),
+    Count(u64),
+    Inserted(Inserted),
+    Removed(Removed),
+    Admission(Admission),
+    Sandbox(Option<Box<Sandbox>>),
+}
+
+macro_rules! into {
+    ($name:ident, $variant:ident, $type:ty) => {
+        pub(super) fn $name(self) -> $type {
+            match self {
+                Self::$variant(value) => value,
+                other => unreachable!("a write answered {other:?}"),
+            }
+        }
+    };
+}
+
+impl Reply {
+    into!(into_text, Text, String);
+    into!(into_count, Count, u64);
+    into!(into_inserted, Inserted, Inserted);
+    into!(into_removed, Removed, Removed);
+    into!(into_admission, Admission, Admission);
+
+    pub(super) fn into_unit(self) {
+        assert!(matches!(self, Self::Unit), "a write answered {self:?}");
+    }
+
+    pub(super) fn into_sandbox(self) -> Option<Sandbox> {
+        match self {
+            Self::Sandbox(row) => row.map(|row| *row),
+            other => unreachable!("a write answered {other:?}"),
+        }
+    }
+}
+
+type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
+
+async fn execute(
+    tx: &mut SqliteConnection,
+    operation: &'static str,
+    statement: Statement<'_>,
+) -> Result<u64> {
+    statement
+        .execute(tx)
+        .await
+        .map(|done| done.rows_affected())
+        .map_err(|source| Error::Database { operation, source })
+}
+
+async fn fetch(
+    tx: &mut SqliteConnection,
+    operation: &'static str,
+    statement: Statement<'_>,
+) -> Result<Option<SqliteRow>> {
+    statement
+        .fetch_optional(tx)
+        .await
+        .map_err(|source| Error::Database { operation, source })
+}
+
+/// Carries out one write inside the caller's transaction.
+pub(super) async fn apply(tx: &mut SqliteConnection, write: &Write) -> Result<Reply> {
+    match write {
+        Write::MetaEnsure { name, value } => meta_ensure(tx, name, value).await,
+        Write::TeamEnsure { id, name, at } => {
+            let statement = sqlx::query(queries::TEAM_INSERT)
+                .bind(id.as_str())
+                .bind(name)
+                .bind(at.as_micros());
+            execute(tx, "ensure a team", statement).await?;
+            Ok(Reply::Unit)
+        }
+        Write::KeyInsert(key) => key_insert(tx, key).await,
+        Write::KeyRemove { team, key } => {
+            let statement = sqlx::query(queries::KEY_REMOVE)
+                .bind(team.as_str())
+                .bind(key.as_str());
+            let removed = execute(tx, "remove a key", statement).await?;
+            Ok(Reply::Count(removed))
+        }
+        Write::TemplateInsert(template) => template_insert(tx, template).await,
+        Write::TemplateUpdate(template) => template_update(tx, template).await,
+        Write::TemplateSpawned { id, count, last } => {
+            let statement = sqlx::query(queries::TEMPLATE_SPAWNED)
+                .bind(id.as_str())
+                .bind(to_i64(*count))
+                .bind(last.as_micros());
+            execute(tx, "count a template's use", statement).await?;
+            Ok(Reply::Unit)
+        }
+        Write::TemplateRemove(id) => template_remove(tx, id).await,
+        Write::SandboxInsert(new) => sandbox_insert(tx, new).await,
+        Write::SandboxTransition(transition) => sandbox_transition(tx, transition).await,
+        Write::SandboxIntend(intent) => sandbox_intend(tx, intent).await,
+        Write::EventAppend(events) => {
+            append(tx, events).await?;
+            Ok(Reply::Unit)
+        }
+        Write::HistoryPrune { before, limit } => history_prune(tx, *before, *limit).await,
+    }
+}
+
+/// Our counts stay far below the limit; saturating keeps the conversion total.
+fn to_i64(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn count_of(row: &SqliteRow) -> Result<i64> {
+    row.try_get(0).map_err(|source| Error::Database {
+        operation: "read a count",
+        source,
+    })
+}
+
+async fn meta_ensure(tx: &mut SqliteConnection, name: &str, value: &str) -> Result<Reply> {
+    let operation = "ensure a meta value";
+    let insert = sqlx::query(queries::META_INSERT).bind(name).bind(value);
+    execute(tx, operation, insert).await?;
+    let row = sqlx::query(queries::META_GET)
+        .bind(name)
+        .fetch_one(tx)
+        .await
+        .map_err(|source| Error::Database { operation, source })?;
+    let text = row
+        .try_get(0)
+        .map_err(|source| Error::Database { operation, source })?;
+    Ok(Reply::Text(text))
+}
+
+async fn key_insert(tx: &mut SqliteConnection, key: &KeyRow) -> Result<Reply> {
+    let statement = sqlx::query(queries::KEY_INSERT)
+        .bind(key.id.as_str())
+        .bind(key.team.as_str())
+        .bind(&key.name)
+        .bind(&key.hash)
+        .bind(&key.masked_start)
+        .bind(&key.masked_end)
+        .bind(i64::from(key.is_read_only))
+        .bind(key.created_at.as_micros());
+    let inserted = match execute(tx, "insert a key", statement).await? {
+        0 => Inserted::AlreadyExists,
+        _ => Inserted::Yes,
+    };
+    Ok(Reply::Inserted(inserted))
+}
+
+async fn template_insert(tx: &mut SqliteConnection, template: &Template) -> Result<Reply> {
+    let operation = "insert a template";
+    let owner = template.team.as_ref().map_or("", TeamId::as_str);
+    for name in &template.names {
+        let taken = sqlx::query(queries::TEMPLATE_NAME_TAKEN)
+            .bind(owner)
+            .bind(name);
+        if let Some(row) = fetch(tx, operation, taken).await?
+            && count_of(&row)? > 0
+        {
+            return Ok(Reply::Inserted(Inserted::AlreadyExists));
+        }
+    }
+    let insert = sqlx::query(queries::TEMPLATE_INSERT)
+        .bind(template.id.as_str())
+        .bind(template.team.as_ref().map(TeamId::as_str))
+        .bind(i64::from(template.is_public))
+        .bind(template.created_at.as_micros())
+        .bind(template.updated_at.as_micros());
+    execute(tx, operation, insert).await?;
+    let build = sqlx::query(queries::BUILD_INSERT)
+        .bind(template.build.as_str())
+        .bind(template.id.as_str())
+        .bind(status_name(template.status))
+        .bind(i64::from(template.resources.cpu_millis))
+        .bind(i64::from(template.resources.memory_mib))
+        .bind(i64::from(template.resources.disk_mib))
+        .bind(&template.envd_version)
+        .bind(template.created_at.as_micros());
+    execute(tx, operation, build).await?;
+    for name in &template.names {
+        let statement = sqlx::query(queries::TEMPLATE_NAME_INSERT)
+            .bind(owner)
+            .bind(name)
+            .bind(template.id.as_str());
+        execute(tx, operation, statement).await?;
+    }
+    Ok(Reply::Inserted(Inserted::Yes))
+}
+
+async fn template_update(tx: &mut SqliteConnection, template: &Template) -> Result<Reply> {
+    let operation = "update a template";
+    let touch = sqlx::query(queries::TEMPLATE_TOUCH)
+        .bind(template.id.as_str())
+        .bind(template.updated_at.as_micros())
+        .bind(i64::from(template.is_public));
+    execute(tx, operation, touch).await?;
+    let build = sqlx::query(queries::BUILD_UPDATE)
+        .bind(template.build.as_str())
+        .bind(status_name(template.status))
+        .bind(i64::from(template.resources.cpu_millis))
+        .bind(i64::from(template.resources.memory_mib))
+        .bind(i64::from(template.resources.disk_mib))
+        .bind(&template.envd_version);
+    execute(tx, operation, build).await?;
+    Ok(Reply::Unit)
+}
+
+async fn template_remove(tx: &mut SqliteConnection, id: &TemplateId) -> Result<Reply> {
+    let operation = "remove a template";
+    let used = sqlx::query(queries::TEMPLATE_IN_USE).bind(id.as_str());
+    if let Some(row) = fetch(tx, operation, used).await? {
+        let count = count_of(&row)?;
+        if count > 0 {
+            let count = u64::try_from(count).unwrap_or(u64::MAX);
+            return Ok(Reply::Removed(Removed::InUse(count)));
+        }
+    }
+    for text in [
+        queries::TEMPLATE_NAMES_DELETE,
+        queries::TEMPLATE_BUILDS_DELETE,
+    ] {
+        execute(tx, operation, sqlx::query(text).bind(id.as_str())).await?;
+    }
+    let statement = sqlx::query(queries::TEMPLATE_DELETE).bind(id.as_str());
+    let removed = match execute(tx, operation, statement).await? {
+        0 => Removed::Unknown,
+        _ => Removed::Yes,
+    };
+    Ok(Reply::Removed(removed))
+}
+
+async fn sandbox_insert(tx: &mut SqliteConnection, new: &NewSandbox) -> Result<Reply> {
+    let operation = "insert a sandbox";
+    let sandbox = &new.sandbox;
+    if let Some(idempotency) = &new.idempotency {
+        let find = sqlx::query(queries::IDEMPOTENCY_FIND)
+            .bind(sandbox.team.as_str())
+            .bind(&idempotency.key);
+        if let Some(row) = fetch(tx, operation, find).await? {
+            return replayed(&row).map(Reply::Admission);
+        }
+    }
+    let admit = sqlx::query(queries::TEAM_ADMIT)
+        .bind(sandbox.team.as_str())
+        .bind(i64::from(new.concurrent_max));
+    if execute(tx, operation, admit).await? == 0 {
+        return Ok(Reply::Admission(Admission::QuotaExceeded));
+    }
+    insert_row(tx, sandbox).await?;
+    for (name, value) in &sandbox.config.metadata {
+        let label = sqlx::query(queries::LABEL_INSERT)
+            .bind(sandbox.id.as_str())
+            .bind(sandbox.team.as_str())
+            .bind(name)
+            .bind(value);
+        execute(tx, operation, label).await?;
+    }
+    if let Some(idempotency) = &new.idempotency {
+        let insert = sqlx::query(queries::IDEMPOTENCY_INSERT)
+            .bind(sandbox.team.as_str())
+            .bind(&idempotency.key)
+            .bind(&idempotency.fingerprint)
+            .bind(sandbox.id.as_str())
+            .bind(sandbox.created_at.as_micros());
+        execute(tx, operation, insert).await?;
+    }
+    append(tx, &new.events).await?;
+    Ok(Reply::Admission(Admission::Accepted))
+}
+
+fn replayed(row: &SqliteRow) -> Result<Admission> {
+    let failed = |source| Error::Database {
+        operation: "read an idempotency key",
+        source,
+    };
+    let id: &str = row.try_get(0).map_err(failed)?;
+    Ok(Admission::Replayed {
+        sandbox: crate::row::parse("idempotency_keys", id, id)?,
+        fingerprint: row.try_get(1).map_err(failed)?,
+    })
+}
+
+async fn insert_row(tx: &mut SqliteConnection, sandbox: &Sandbox) -> Result<()> {
+    let statement = sqlx::query(queries::SANDBOX_INSERT)
+        .bind(sandbox.id.as_str())
+        .bind(sandbox.team.as_str())
+        .bind(sandbox.config.template.as_str())
+        .bind(sandbox.config.build.as_str())
+        .bind(sandbox.config.alias.as_deref())
+        .bind(config_to_json(&sandbox.config))
+        .bind(state_name(sandbox.state))
+        .bind(desired_name(sandbox.desired))
+        .bind(sandbox.stop_reason.map(reason_name))
+        .bind(to_i64(sandbox.generation.get()))
+        .bind(sandbox.node.as_ref().map(|node| node.as_str()))
+        .bind(sandbox.created_at.as_micros())
+        .bind(sandbox.started_at.map(Timestamp::as_micros))
+        .bind(sandbox.deadline.as_micros())
+        .bind(sandbox.updated_at.as_micros())
+        .bind(sandbox.ended.map(|(at, _)| at.as_micros()))
+        .bind(sandbox.last_error.as_deref());
+    execute(tx, "insert a sandbox", statement).await?;
+    Ok(())
+}
+
+async fn sandbox_transition(tx: &mut SqliteConnection, change: &Transition) -> Result<Reply> {
+    let operation = "change a sandbox's state";
+    let (state, generation) = change.expected;
+    let placement = change.placement.as_ref();
+    let statement = sqlx::query(queries::SANDBOX_TRANSITION)
+        .bind(change.id.as_str())
+        .bind(state_name(state))
+        .bind(to_i64(generation.get()))
+        .bind(state_name(change.next))
+        .bind(placement.map(|(node, _)| node.as_str()))
+        .bind(placement.map(|(_, generation)| to_i64(generation.get())))
+        .bind(change.started_at.map(Timestamp::as_micros))
+        .bind(change.ended_at.map(Timestamp::as_micros))
+        .bind(change.stop_reason.map(reason_name))
+        .bind(change.last_error.as_deref())
+        .bind(change.at.as_micros());
+    let Some(row) = fetch(tx, operation, statement).await? else {
+        return Ok(Reply::Sandbox(None));
+    };
+    let sandbox = decode::sandbox(&row)?;
+    let concurrent = i64::from(is_counted(change.next)) - i64::from(is_counted(state));
+    let running = i64::from(change.next == State::Running) - i64::from(state == State::Running);
+    if concurrent != 0 || running != 0 {
+        let count = sqlx::query(queries::TEAM_COUNT)
+            .bind(change.team.as_str())
+            .bind(concurrent)
+            .bind(running);
+        execute(tx, operation, count).await?;
+    }
+    if change.next == State::Stopped && !sandbox.config.metadata.is_empty() {
+        let labels = sqlx::query(queries::LABELS_DELETE).bind(change.id.as_str());
+        execute(tx, operation, labels).await?;
+    }
+    append(tx, &change.events).await?;
+    Ok(Reply::Sandbox(Some(Box::new(sandbox))))
+}
+
+async fn sandbox_intend(tx: &mut SqliteConnection, intent: &Intent) -> Result<Reply> {
+    let operation = "change what is wanted of a sandbox";
+    let id = intent.id.as_str();
+    let at = intent.at.as_micros();
+    let row = match &intent.change {
+        IntentChange::Stop(reason) => {
+            let statement = sqlx::query(queries::SANDBOX_STOP)
+                .bind(id)
+                .bind(reason_name(*reason))
+                .bind(at);
+            fetch(tx, operation, statement).await?
+        }
+        IntentChange::Expire { seen } => {
+            let statement = sqlx::query(queries::SANDBOX_EXPIRE)
+                .bind(id)
+                .bind(seen.as_micros())
+                .bind(at);
+            fetch(tx, operation, statement).await?
+        }
+        IntentChange::SetDeadline(deadline) => {
+            let statement = sqlx::query(queries::SANDBOX_SET_DEADLINE)
+                .bind(id)
+                .bind(deadline.as_micros())
+                .bind(at);
+            fetch(tx, operation, statement).await?
+        }
+        IntentChange::ExtendDeadline(deadline) => {
+            let statement = sqlx::query(queries::SANDBOX_EXTEND_DEADLINE)
+                .bind(id)
+                .bind(deadline.as_micros())
+                .bind(at);
+            fetch(tx, operation, statement).await?
+        }
+        IntentChange::SetNetwork(policy) => {
+            let Some(mut sandbox) = get(tx, &intent.id).await? else {
+                return Ok(Reply::Sandbox(None));
+            };
+            sandbox.config.network = policy.clone();
+            let statement = sqlx::query(queries::SANDBOX_SET_CONFIG)
+                .bind(id)
+                .bind(config_to_json(&sandbox.config))
+                .bind(at);
+            fetch(tx, operation, statement).await?
+        }
+    };
+    let Some(row) = row else {
+        return Ok(Reply::Sandbox(None));
+    };
+    append(tx, &intent.events).await?;
+    Ok(Reply::Sandbox(Some(Box::new(decode::sandbox(&row)?))))
+}
+
+async fn get(tx: &mut SqliteConnection, id: &SandboxId) -> Result<Option<Sandbox>> {
+    let statement = sqlx::query(queries::SANDBOX_GET).bind(id.as_str());
+    let row = fetch(tx, "get a sandbox", statement).await?;
+    row.as_ref().map(decode::sandbox).transpose()
+}
+
+async fn append(tx: &mut SqliteConnection, events: &[EventRow]) -> Result<()> {
+    for event in events {
+        let statement = sqlx::query(queries::EVENT_INSERT)
+            .bind(event.sandbox.as_str())
+            .bind(event.team.as_str())
+            .bind(event.at.as_micros())
+            .bind(&event.kind)
+            .bind(&event.level)
+            .bind(&event.message)
+            .bind(fields_to_json(&event.fields));
+        execute(tx, "append an event", statement).await?;
+    }
+    Ok(())
+}
+
+async fn history_prune(tx: &mut SqliteConnection, before: Timestamp, limit: u32) -> Result<Reply> {
+    let operation = "prune history";
+    let rows = sqlx::query(queries::ENDED_BEFORE)
+        .bind(before.as_micros())
+        .bind(i64::from(limit))
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(|source| Error::Database { operation, source })?;
+    for row in &rows {
+        let id: &str = row
+            .try_get(0)
+            .map_err(|source| Error::Database { operation, source })?;
+        for text in [queries::EVENTS_DELETE, queries::SANDBOX_DELETE] {
+            execute(tx, operation, sqlx::query(text).bind(id)).await?;
+        }
+    }
+    let statement = sqlx::query(queries::IDEMPOTENCY_PRUNE).bind(before.as_micros());
+    execute(tx, operation, statement).await?;
+    Ok(Reply::Count(rows.len() as u64))
+}

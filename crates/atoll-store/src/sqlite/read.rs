@@ -1,0 +1,262 @@
+//! Every read, on the pool of reading connections.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use atoll_core::id::{SandboxId, TeamId};
+use atoll_core::lifecycle::state_name;
+use atoll_core::sandbox::Sandbox;
+use sqlx::query::Query;
+use sqlx::sqlite::{Sqlite, SqliteArguments, SqlitePool, SqliteRow};
+use sqlx::{AssertSqlSafe, Row as _};
+
+use super::decode;
+use crate::queries;
+use crate::store::{
+    Error, EventFilter, EventRow, KeyRow, Result, SandboxFilter, TeamUsage, TemplateRow,
+};
+
+type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
+
+async fn one(
+    pool: &SqlitePool,
+    operation: &'static str,
+    statement: Statement<'_>,
+) -> Result<Option<SqliteRow>> {
+    statement
+        .fetch_optional(pool)
+        .await
+        .map_err(|source| Error::Database { operation, source })
+}
+
+async fn all(
+    pool: &SqlitePool,
+    operation: &'static str,
+    statement: Statement<'_>,
+) -> Result<Vec<SqliteRow>> {
+    statement
+        .fetch_all(pool)
+        .await
+        .map_err(|source| Error::Database { operation, source })
+}
+
+pub(super) async fn ping(pool: &SqlitePool) -> Result<()> {
+    one(pool, "ping", sqlx::query(queries::PING)).await?;
+    Ok(())
+}
+
+pub(super) async fn team_usage(pool: &SqlitePool, team: &TeamId) -> Result<TeamUsage> {
+    let operation = "count a team's sandboxes";
+    let statement = sqlx::query(queries::TEAM_USAGE).bind(team.as_str());
+    let Some(row) = one(pool, operation, statement).await? else {
+        return Ok(TeamUsage::default());
+    };
+    let count = |index| {
+        let number: i64 = row
+            .try_get(index)
+            .map_err(|source| Error::Database { operation, source })?;
+        Ok(u64::try_from(number).unwrap_or(0))
+    };
+    Ok(TeamUsage {
+        concurrent: count(0)?,
+        running: count(1)?,
+    })
+}
+
+pub(super) async fn key_find(pool: &SqlitePool, hash: &str) -> Result<Option<KeyRow>> {
+    let statement = sqlx::query(queries::KEY_FIND).bind(hash);
+    let row = one(pool, "find a key", statement).await?;
+    row.as_ref().map(decode::key).transpose()
+}
+
+pub(super) async fn key_list(pool: &SqlitePool, team: &TeamId) -> Result<Vec<KeyRow>> {
+    let statement = sqlx::query(queries::KEY_LIST).bind(team.as_str());
+    let rows = all(pool, "list keys", statement).await?;
+    rows.iter().map(decode::key).collect()
+}
+
+pub(super) async fn template_list(pool: &SqlitePool) -> Result<Vec<TemplateRow>> {
+    let operation = "list templates";
+    let rows = all(pool, operation, sqlx::query(queries::TEMPLATE_LIST)).await?;
+    let names = all(pool, operation, sqlx::query(queries::TEMPLATE_NAMES)).await?;
+    let mut by_template: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for row in &names {
+        let failed = |source| Error::Database { operation, source };
+        let template = row.try_get(0).map_err(failed)?;
+        let name = row.try_get(1).map_err(failed)?;
+        by_template.entry(template).or_default().push(name);
+    }
+    rows.iter()
+        .map(|row| {
+            let mut row = decode::template(row)?;
+            row.template.names = by_template
+                .remove(row.template.id.as_str())
+                .unwrap_or_default();
+            Ok(row)
+        })
+        .collect()
+}
+
+pub(super) async fn sandbox_get(pool: &SqlitePool, id: &SandboxId) -> Result<Option<Sandbox>> {
+    let statement = sqlx::query(queries::SANDBOX_GET).bind(id.as_str());
+    let row = one(pool, "get a sandbox", statement).await?;
+    row.as_ref().map(decode::sandbox).transpose()
+}
+
+pub(super) async fn sandbox_list_live(
+    pool: &SqlitePool,
+    after: Option<&SandboxId>,
+    limit: u32,
+) -> Result<Vec<Sandbox>> {
+    let statement = sqlx::query(queries::SANDBOX_LIST_LIVE)
+        .bind(after.map_or("", SandboxId::as_str))
+        .bind(i64::from(limit));
+    let rows = all(pool, "list live sandboxes", statement).await?;
+    rows.iter().map(decode::sandbox).collect()
+}
+
+/// Numbers placeholders while a statement is put together from fixed texts: values are only ever
+/// bound.
+struct Clauses {
+    text: String,
+    bound: usize,
+}
+
+impl Clauses {
+    fn new(text: &str, bound: usize) -> Self {
+        Self {
+            text: text.to_owned(),
+            bound,
+        }
+    }
+
+    /// Appends a fixed text and one more placeholder.
+    fn push(&mut self, text: &'static str) {
+        self.bound += 1;
+        let _ = write!(self.text, "{text}${}", self.bound);
+    }
+
+    /// Appends `prefix`, `count` placeholders with commas, and a closing bracket.
+    fn push_list(&mut self, prefix: &'static str, count: usize) {
+        self.text.push_str(prefix);
+        for index in 0..count {
+            self.push(if index == 0 { "" } else { ", " });
+        }
+        self.text.push(')');
+    }
+}
+
+fn list_text(filter: &SandboxFilter) -> String {
+    let mut clauses = Clauses::new(queries::SANDBOX_LIST, 1);
+    clauses.push_list(" AND state IN (", filter.states.len());
+    for _ in &filter.labels {
+        clauses.push(queries::LIST_BY_LABEL);
+        clauses.push(" AND value = ");
+        clauses.text.push(')');
+    }
+    if filter.template.is_some() {
+        clauses.push(" AND template = ");
+    }
+    if filter.started_after.is_some() {
+        clauses.push(" AND started_at >= ");
+    }
+    let (comparison, order) = if filter.is_ascending {
+        (
+            " AND (started_at, id) > (",
+            " ORDER BY started_at, id LIMIT ",
+        )
+    } else {
+        (
+            " AND (started_at, id) < (",
+            " ORDER BY started_at DESC, id DESC LIMIT ",
+        )
+    };
+    if filter.after.is_some() {
+        clauses.push_list(comparison, 2);
+    }
+    clauses.push(order);
+    clauses.text
+}
+
+pub(super) async fn sandbox_list(
+    pool: &SqlitePool,
+    filter: &SandboxFilter,
+) -> Result<Vec<Sandbox>> {
+    let mut statement = sqlx::query(AssertSqlSafe(list_text(filter))).bind(filter.team.as_str());
+    for state in &filter.states {
+        statement = statement.bind(state_name(*state));
+    }
+    for (name, value) in &filter.labels {
+        statement = statement.bind(name).bind(value);
+    }
+    if let Some(template) = &filter.template {
+        statement = statement.bind(template.as_str());
+    }
+    if let Some(start) = filter.started_after {
+        statement = statement.bind(start.as_micros());
+    }
+    if let Some((at, id)) = &filter.after {
+        statement = statement.bind(at.as_micros()).bind(id.as_str());
+    }
+    let rows = all(
+        pool,
+        "list sandboxes",
+        statement.bind(i64::from(filter.limit)),
+    )
+    .await?;
+    rows.iter().map(decode::sandbox).collect()
+}
+
+fn events_text(filter: &EventFilter) -> String {
+    let mut clauses = Clauses::new(queries::EVENT_LIST, 1);
+    if filter.start.is_some() {
+        clauses.push(if filter.is_ascending {
+            " AND at >= "
+        } else {
+            " AND at <= "
+        });
+    }
+    if !filter.levels.is_empty() {
+        clauses.push_list(" AND level IN (", filter.levels.len());
+    }
+    if filter.search.is_some() {
+        clauses.push(" AND message LIKE ");
+        clauses.text.push_str(" ESCAPE '\\'");
+    }
+    clauses.push(if filter.is_ascending {
+        " ORDER BY at, seq LIMIT "
+    } else {
+        " ORDER BY at DESC, seq DESC LIMIT "
+    });
+    clauses.text
+}
+
+pub(super) async fn event_list(pool: &SqlitePool, filter: &EventFilter) -> Result<Vec<EventRow>> {
+    let mut statement =
+        sqlx::query(AssertSqlSafe(events_text(filter))).bind(filter.sandbox.as_str());
+    if let Some(start) = filter.start {
+        statement = statement.bind(start.as_micros());
+    }
+    for level in &filter.levels {
+        statement = statement.bind(*level);
+    }
+    if let Some(search) = &filter.search {
+        statement = statement.bind(pattern(search));
+    }
+    let rows = all(pool, "list events", statement.bind(i64::from(filter.limit))).await?;
+    rows.iter().map(decode::event).collect()
+}
+
+/// A LIKE pattern that matches the text itself anywhere.
+fn pattern(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len() + 2);
+    pattern.push('%');
+    for character in text.chars() {
+        if matches!(character, '%' | '_' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(character);
+    }
+    pattern.push('%');
+    pattern
+}

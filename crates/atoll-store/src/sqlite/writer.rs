@@ -1,0 +1,137 @@
+//! Group commit: one task owns the writing connection, takes all writes that wait, runs them in
+//! one transaction, commits once and answers all.
+//!
+//! The sync of a commit costs far more than the statements in it, so its cost is shared by all
+//! that arrive while the one before is under way. A write that fails must not undo its
+//! neighbours: the group is then rolled back and each write is run again in a transaction of its
+//! own. That is rare (refusals are answers, not failures), so no savepoint is paid for per write.
+
+use std::sync::Mutex;
+
+use sqlx::Connection as _;
+use sqlx::sqlite::SqliteConnection;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+
+use super::apply::{self, Reply, Write};
+use crate::store::{Error, Result};
+
+/// Writes that may wait before their callers do. At a few thousand writes a second this is about
+/// a second of work.
+const QUEUE_MAX: usize = 4_096;
+
+/// Writes in one transaction: enough to make the commit's cost small, few enough that the first of
+/// a group does not wait long for the last.
+const GROUP_MAX: usize = 256;
+
+struct Job {
+    write: Write,
+    answer: oneshot::Sender<Result<Reply>>,
+}
+
+/// The way to the writing task.
+#[derive(Debug)]
+pub(super) struct Writer {
+    queue: Mutex<Option<mpsc::Sender<Job>>>,
+    tasks: TaskTracker,
+}
+
+impl Writer {
+    pub(super) fn spawn(connection: SqliteConnection) -> Self {
+        let (sender, receiver) = mpsc::channel(QUEUE_MAX);
+        let tasks = TaskTracker::new();
+        tasks.spawn(run(connection, receiver));
+        tasks.close();
+        Self {
+            queue: Mutex::new(Some(sender)),
+            tasks,
+        }
+    }
+
+    /// Has the write done; returns when it is durable.
+    pub(super) async fn submit(&self, write: Write) -> Result<Reply> {
+        let queue = self.queue().clone().ok_or(Error::Closed)?;
+        let (answer, answered) = oneshot::channel();
+        queue
+            .send(Job { write, answer })
+            .await
+            .map_err(|_| Error::Closed)?;
+        answered.await.map_err(|_| Error::Closed)?
+    }
+
+    /// Takes no more writes, and waits for those that were accepted.
+    pub(super) async fn close(&self) {
+        self.queue().take();
+        self.tasks.wait().await;
+    }
+
+    fn queue(&self) -> std::sync::MutexGuard<'_, Option<mpsc::Sender<Job>>> {
+        self.queue
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Job").finish_non_exhaustive()
+    }
+}
+
+async fn run(mut connection: SqliteConnection, mut queue: mpsc::Receiver<Job>) {
+    let mut jobs = Vec::with_capacity(GROUP_MAX);
+    while queue.recv_many(&mut jobs, GROUP_MAX).await > 0 {
+        match commit_group(&mut connection, &jobs).await {
+            Ok(replies) => {
+                for (job, reply) in jobs.drain(..).zip(replies) {
+                    // A caller that went away needs no answer; its write stands.
+                    let _ = job.answer.send(Ok(reply));
+                }
+            }
+            Err(error) => {
+                if jobs.len() == 1 {
+                    answer_failed(&mut jobs, error);
+                } else {
+                    commit_each(&mut connection, &mut jobs).await;
+                }
+            }
+        }
+    }
+    if let Err(error) = connection.close().await {
+        tracing::warn!(%error, "the database did not close cleanly");
+    }
+}
+
+fn answer_failed(jobs: &mut Vec<Job>, error: Error) {
+    if let Some(job) = jobs.pop() {
+        let _ = job.answer.send(Err(error));
+    }
+}
+
+async fn commit_group(connection: &mut SqliteConnection, jobs: &[Job]) -> Result<Vec<Reply>> {
+    let failed = |source| Error::Database {
+        operation: "commit",
+        source,
+    };
+    // Taking the write lock at once keeps a reader's snapshot from turning into a conflict.
+    let mut tx = connection
+        .begin_with("BEGIN IMMEDIATE")
+        .await
+        .map_err(failed)?;
+    let mut replies = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        replies.push(apply::apply(&mut tx, &job.write).await?);
+    }
+    tx.commit().await.map_err(failed)?;
+    Ok(replies)
+}
+
+async fn commit_each(connection: &mut SqliteConnection, jobs: &mut Vec<Job>) {
+    for job in jobs.drain(..) {
+        let alone = std::slice::from_ref(&job);
+        let answer = commit_group(connection, alone)
+            .await
+            .and_then(|mut replies| replies.pop().ok_or(Error::Closed));
+        let _ = job.answer.send(answer);
+    }
+}
