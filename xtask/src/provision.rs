@@ -96,7 +96,10 @@ pub(crate) fn system() -> Result<()> {
     }
     let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
     println!("installing {}", packages.join(" "));
-    apt(&["update", "-q"]).context("refresh apt's package lists")?;
+    // One source that does not answer must not keep the others' packages away.
+    if let Err(error) = apt(&["update", "-q"]) {
+        println!("{error:#}; going on with the package lists there are");
+    }
     let mut arguments = vec!["install", "-q", "-y", "--no-install-recommends"];
     arguments.extend(&packages);
     apt(&arguments).with_context(|| format!("install {}", packages.join(" ")))
