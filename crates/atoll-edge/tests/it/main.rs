@@ -1,0 +1,7 @@
+//! The edge between real clients and real servers, over loopback.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod admission;
+mod stream;
+mod tunnel;
+mod world;
