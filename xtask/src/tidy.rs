@@ -57,6 +57,11 @@ pub(crate) fn run() -> Result<()> {
     if !findings.is_empty() {
         bail!("{} house rules broken", findings.len());
     }
+    for component in ["fmt", "clippy"] {
+        if !Tool::cargo().args([component, "--version"]).succeeds() {
+            bail!("`cargo {component}` is missing: run `rustup component add rustfmt clippy`");
+        }
+    }
     headline("tidy: format");
     Tool::cargo()
         .args(["fmt", "--all", "--check"])
