@@ -16,9 +16,10 @@
 //! install certificates, and answers requests for that with a clear refusal.
 
 #![deny(unsafe_code)]
-#![expect(dead_code, reason = "the file routes come next")]
 
 mod clock;
+mod filesystem;
+mod helper;
 mod options;
 mod path;
 mod process;

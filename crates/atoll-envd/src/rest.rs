@@ -1,8 +1,17 @@
 //! What is asked over plain HTTP: file contents, the agent's set-up and its measurements.
 
+pub(crate) mod compose;
 pub(crate) mod cors;
+pub(crate) mod download;
+pub(crate) mod encoding;
 pub(crate) mod init;
 pub(crate) mod mark;
+pub(crate) mod metadata;
+pub(crate) mod metrics;
+pub(crate) mod multipart;
+pub(crate) mod query;
+pub(crate) mod source;
+pub(crate) mod upload;
 
 use std::sync::Arc;
 
@@ -74,10 +83,10 @@ pub(crate) async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Res
         ("GET", "/health") => Ok(uncached(no_content())),
         ("POST", "/init") => return init::answer(agent, request).await,
         ("GET", "/envs") => Ok(uncached(json(&agent.settings.lock().variables))),
-        (_, "/metrics" | "/files" | "/files/compose") => Err(Refusal::new(
-            StatusCode::NOT_IMPLEMENTED,
-            "not supported by this agent",
-        )),
+        ("GET", "/metrics") => metrics::answer(agent).await.map(uncached),
+        ("GET", "/files") => download::answer(agent, request).await,
+        ("POST", "/files") => upload::answer(agent, request).await,
+        ("POST", "/files/compose") => compose::answer(agent, request).await,
         (
             "POST",
             path @ ("/freeze" | "/unfreeze" | "/collapse" | "/fsfreeze" | "/fsthaw" | "/upgrade"),
@@ -85,10 +94,9 @@ pub(crate) async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Res
             StatusCode::NOT_IMPLEMENTED,
             format!("{path} is not supported by this agent"),
         )),
-        (_, "/health" | "/init" | "/envs") => Err(Refusal::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method not allowed",
-        )),
+        (_, "/health" | "/init" | "/envs" | "/metrics" | "/files" | "/files/compose") => Err(
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed"),
+        ),
         _ => Err(Refusal::new(StatusCode::NOT_FOUND, "404 page not found")),
     };
     answer.unwrap_or_else(Refusal::into_response)
@@ -167,16 +175,4 @@ fn find_user(agent: &Agent, named: Option<&str>) -> Result<User, Refusal> {
 fn resolve(agent: &Agent, path: &str, user: &User) -> Result<String, PathError> {
     let workdir = agent.settings.lock().workdir.clone();
     crate::path::resolve(path, user, workdir.as_deref())
-}
-
-/// Runs file work on a helper thread.
-///
-/// # Errors
-/// If the work broke off, which it does only when the agent ends.
-pub(crate) async fn on_helper<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Refusal> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| Refusal::internal("the agent is ending"))
 }

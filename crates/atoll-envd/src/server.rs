@@ -6,6 +6,7 @@ use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_proto::filesystem::FilesystemExt;
 use atoll_proto::process::ProcessExt;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -24,6 +25,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
+use crate::filesystem;
+use crate::filesystem::watchers::Watchers;
 use crate::options::{Listen, Serve};
 use crate::process::reaper::Reaper;
 use crate::process::service::Service;
@@ -97,6 +100,8 @@ pub enum Error {
 pub(crate) struct Agent {
     pub(crate) settings: Settings,
     pub(crate) table: Arc<Table>,
+    pub(crate) watchers: Watchers,
+    pub(crate) usage: rest::metrics::Usage,
     pub(crate) tasks: TaskTracker,
 }
 
@@ -106,6 +111,8 @@ pub(crate) struct Agent {
 /// If serving cannot begin.
 pub fn run(options: Serve) -> Result<(), Error> {
     sys::keep_memory_small();
+    // Whoever started the agent may have left another one; children inherit it.
+    rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(HELPER_THREADS_MAX)
@@ -124,6 +131,8 @@ async fn serve(options: Serve) -> Result<(), Error> {
     let agent = Arc::new(Agent {
         settings: Settings::new(),
         table: Arc::default(),
+        watchers: Watchers::default(),
+        usage: rest::metrics::Usage::default(),
         tasks: TaskTracker::new(),
     });
     let reaper = Reaper::new(Arc::clone(&agent.table)).map_err(Error::Start)?;
@@ -205,6 +214,8 @@ struct Handler {
 impl Handler {
     fn new(agent: &Arc<Agent>) -> Self {
         let router = Arc::new(Service::new(Arc::clone(agent))).register(Router::new());
+        let router =
+            Arc::new(filesystem::service::Service::new(Arc::clone(agent))).register(router);
         let limits = Limits::default()
             .with_max_message_size(MESSAGE_MAX)
             .with_max_request_body_size(MESSAGE_MAX);
