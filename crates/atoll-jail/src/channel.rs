@@ -1,7 +1,8 @@
 //! One JSON message a packet, with file descriptors beside it, over a `SOCK_SEQPACKET` socket.
 //!
-//! Invariants: a message larger than [`MAX_MESSAGE_BYTES`] or with more than [`MAX_FDS`] descriptors
-//! is an error on both sides, never a truncation; every received descriptor is close-on-exec.
+//! Invariants: a message larger than [`MAX_MESSAGE_BYTES`] or with more than [`MAX_FDS`]
+//! descriptors is an error on both sides, never a truncation; every received descriptor is
+//! close-on-exec.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;

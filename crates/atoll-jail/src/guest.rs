@@ -1,8 +1,9 @@
 //! The sandbox's pid 1 before it becomes the guest agent.
 //!
-//! A copy of the supervisor in new namespaces. It waits for the supervisor at two points and does the
-//! steps that only a member of the namespaces can do: mount `/proc` and message queues, name the
-//! host, lock itself in. It runs no guest code and reads nothing the guest wrote, up to the exec.
+//! A copy of the supervisor in new namespaces. It waits for the supervisor at two points and does
+//! the steps that only a member of the namespaces can do: mount `/proc` and message queues, name
+//! the host, lock itself in. It runs no guest code and reads nothing the guest wrote, up to the
+//! exec.
 //!
 //! ```text
 //!   supervisor: map ids, join cgroups ── Mapped ─▶ become root, arm the death signal
@@ -24,9 +25,7 @@ use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::mount::MountAttrFlags;
 use rustix::process::{Gid, Signal, Uid, chdir, set_parent_process_death_signal, setsid, umask};
 use rustix::system::sethostname;
-use rustix::thread::{
-    UnshareFlags, set_thread_groups, set_thread_res_gid, set_thread_res_uid, unshare_unsafe,
-};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde::{Deserialize, Serialize};
 
 use atoll_jail::channel;
@@ -156,13 +155,7 @@ fn become_root() -> Result<()> {
     // next receive.
     set_parent_process_death_signal(Some(Signal::KILL)).context("arm the death signal")?;
     setsid().context("make session")?;
-    enter_cgroup_namespace()
-}
-
-#[expect(unsafe_code, reason = "marked unsafe for a flag that is not used")]
-fn enter_cgroup_namespace() -> Result<()> {
-    // SAFETY: unsafe only for CLONE_FILES, which is not among the flags.
-    unsafe { unshare_unsafe(UnshareFlags::NEWCGROUP) }.context("new cgroup namespace")
+    sys::unshare_cgroups().context("make cgroup namespace")
 }
 
 fn mount_proc(proc: &OwnedFd) -> Result<()> {

@@ -9,7 +9,7 @@
 //!    │── Prepare + fds ────────────▶│ clone into new namespaces ──────▶│ waits
 //!    │◀───────────────── Prepared ──│                                  │
 //!    │        (kept in a pool until a sandbox is ordered)              │
-//!    │── Start + disk ─────────────▶│ root file system, limits ───────▶│ locks itself in, execs envd
+//!    │── Start + disk ─────────────▶│ root file system, limits ───────▶│ drops rights, execs envd
 //!    │◀────────────────── Started ──│
 //!    ╎ closes the socket            │ serves <dir>/ctl.sock until pid 1 ends, writes exit.json
 //! ```

@@ -4,9 +4,10 @@
 //! ID-mapped layers and device nodes need them, and leaves it again before any guest code runs.
 //!
 //! What needs no knowledge of the sandbox is built ahead on a staging tmpfs ([`Stage::prepare`]):
-//! `/dev`, `/run` and `/sys`. [`Stage::assemble`] adds the root file system and moves everything into
-//! place. All names inside the root are resolved with the root as the ceiling, so a symbolic link in
-//! a template cannot lead to the host's tree, which is gone altogether once the root is pivoted.
+//! `/dev`, `/run` and `/sys`. [`Stage::assemble`] adds the root file system and moves everything
+//! into place. All names inside the root are resolved with the root as the ceiling, so a symbolic
+//! link in a template cannot lead to the host's tree, which is gone altogether once the root is
+//! pivoted.
 //!
 //! On disk, ids are canonical (root is 0) in template layers and in the writable layer; ID-mapped
 //! mounts shift them into the sandbox's own range.

@@ -2,7 +2,8 @@
 //!
 //! Capabilities are held in the sandbox's own user namespace, so each reaches only what belongs to
 //! it. The set is what makes `apt`, `sudo`, `su`, `chown`, `chroot` and debuggers work for root
-//! inside; everything else is removed from the bounding set, so no program started later can have it.
+//! inside; everything else is removed from the bounding set, so no program started later can have
+//! it.
 
 use std::io;
 

@@ -1,9 +1,10 @@
 //! Which system calls a sandbox may not make.
 //!
 //! The list takes away what reaches kernel code that a sandbox has no use for, and every call that
-//! makes or enters a namespace or changes mounts. It is a deny list with an upper bound: a call that
-//! is newer than the list is unknown to it and answered `ENOSYS`, as an older kernel would. What is
-//! left is guarded by the user namespace, the dropped capabilities and the cgroups, as ever.
+//! makes or enters a namespace or changes mounts. It is a deny list with an upper bound: a call
+//! that is newer than the list is unknown to it and answered `ENOSYS`, as an older kernel would.
+//! What is left is guarded by the user namespace, the dropped capabilities and the cgroups, as
+//! ever.
 //!
 //! `clone3` answers `ENOSYS`, because its flags are behind a pointer that a filter cannot follow;
 //! every C library falls back to `clone`, whose flags are checked. Programs of another architecture

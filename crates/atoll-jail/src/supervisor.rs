@@ -27,8 +27,8 @@ use crate::privileges;
 /// How much of the guest agent's last output is kept for the exit file.
 const TAIL_BYTES: usize = 4096;
 
-/// How much of it is read before a pause, and the pause: a guest that floods the pipe blocks itself,
-/// not the host's cpu.
+/// How much of it is read before a pause, and the pause: a guest that floods the pipe blocks
+/// itself, not the host's cpu.
 const OUTPUT_BURST_BYTES: usize = 64 * 1024;
 const OUTPUT_PAUSE: Duration = Duration::from_millis(250);
 
@@ -46,7 +46,8 @@ struct Running {
     is_ordered: bool,
 }
 
-/// Runs one sandbox from preparation to end. Failures are reported to the node, if it still listens.
+/// Runs one sandbox from preparation to end. Failures are reported to the node, if it still
+/// listens.
 pub(crate) fn supervise(node: OwnedFd) -> Result<()> {
     let outcome = start(&node);
     let mut running = match outcome {

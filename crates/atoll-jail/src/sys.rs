@@ -34,8 +34,8 @@ pub(crate) fn clone_process(namespaces: u64) -> io::Result<Side> {
     args.flags = namespaces | u64::from(libc::CLONE_PIDFD.cast_unsigned());
     args.pidfd = (&raw mut pidfd).addr() as u64;
     args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
-    // SAFETY: without CLONE_VM this is a fork: the child has its own copy of everything. The process
-    // has one thread, so no lock is held by another one.
+    // SAFETY: without CLONE_VM this is a fork: the child has its own copy of everything. The
+    // process has one thread, so no lock is held by another one.
     let pid = unsafe {
         libc::syscall(
             libc::SYS_clone3,
@@ -52,6 +52,13 @@ pub(crate) fn clone_process(namespaces: u64) -> io::Result<Side> {
         }),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Makes the process's present cgroups the roots of a cgroup namespace of its own.
+pub(crate) fn unshare_cgroups() -> io::Result<()> {
+    // SAFETY: unsafe only for CLONE_FILES, which is not among the flags.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWCGROUP) }?;
+    Ok(())
 }
 
 /// Closes every descriptor from 3 up. To be called first in `main`, before anything owns one.

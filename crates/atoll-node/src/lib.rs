@@ -1,6 +1,21 @@
-//! atoll-node
+//! The node agent: what runs sandboxes on one machine.
+//!
+//! [`agent`] takes the orders and keeps the [`ledger`]; a [`driver`] makes the sandboxes, out of
+//! [`net`] slots, [`disk`]s, [`cgroup`]s and the layers of a [`rootfs`]; [`guest_client`] wakes the
+//! guest agent inside; [`doctor`] tells what a machine offers.
+//!
+//! Architecture invariant: this crate knows no store and no control plane. It acts on orders that
+//! carry a generation, refuses older ones, and keeps what it runs when nobody orders anything.
 #![deny(unsafe_code)]
 
+pub mod agent;
+pub mod cgroup;
+pub mod disk;
 pub mod doctor;
+pub mod driver;
+pub mod guest_client;
 pub mod image;
+pub mod ledger;
 pub mod net;
+pub mod rootfs;
+mod sys;

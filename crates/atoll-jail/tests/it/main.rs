@@ -13,9 +13,7 @@ use crate::rig::Rig;
 #[test]
 fn pid_1_is_root_of_its_own_world() {
     let Some(rig) = Rig::new() else { return };
-    let exit = rig.run(
-        "echo $$ $(id -u) $(hostname); cat /proc/self/uid_map; ls /; ls /dev; cat /etc/hosts; ls /proc/self/fd",
-    );
+    let exit = rig.run("echo $$ $(id -u) $(hostname); cat /proc/self/uid_map; cat /etc/hosts");
     assert_eq!(exit.code, Some(0), "{}", exit.tail);
     let lines: Vec<_> = exit.tail.lines().collect();
     assert_eq!(lines[0], "1 0 box");

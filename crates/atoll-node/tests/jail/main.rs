@@ -1,0 +1,8 @@
+//! Real sandboxes on this machine: what they are, what they withstand, and what is left of them.
+//!
+//! Needs root; without it every test says so and passes.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
+mod guest;
+mod life;
+mod rig;
