@@ -244,8 +244,8 @@ impl Owner {
             match instance.release().await {
                 Ok(()) => return true,
                 Err(error) => {
-                    let (id, error) = (&self.record.id, Chain(&error));
-                    tracing::warn!(sandbox = %id, attempt, error = %error, "release failed");
+                    let (id, error) = (&self.record.id, Chain(&error).to_string());
+                    tracing::warn!(sandbox = %id, attempt, error, "release failed");
                     sleep(RELEASE_PAUSE).await;
                 }
             }
