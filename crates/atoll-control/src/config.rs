@@ -70,11 +70,11 @@ impl Config {
             history_retention: Duration::from_secs(7 * 24 * 3600),
             envd_version: envd_version.into(),
             // A few hundred mostly idle sandboxes on one small machine; the limits of each
-            // sandbox are enforced all the same.
+            // sandbox are enforced all the same, and disk is taken only as it is written.
             overcommit: Overcommit {
                 cpu_pct: 100_000,
                 memory_pct: 2_000,
-                disk_pct: 2_000,
+                disk_pct: 10_000,
             },
         }
     }

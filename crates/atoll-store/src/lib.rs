@@ -4,7 +4,11 @@
 //! the only crate that contains SQL.
 #![forbid(unsafe_code)]
 
+pub mod memory;
 mod queries;
 mod row;
 pub mod sqlite;
 pub mod store;
+
+#[cfg(test)]
+mod contract;

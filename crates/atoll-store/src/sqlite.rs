@@ -83,6 +83,12 @@ impl SqliteStore {
         })
     }
 
+    /// How the database would walk a listing.
+    #[cfg(test)]
+    pub(crate) async fn explain_list(&self, filter: &SandboxFilter) -> String {
+        read::explain_list(&self.readers, filter).await
+    }
+
     async fn write(&self, write: Write) -> Result<Reply> {
         self.writer.submit(write).await
     }

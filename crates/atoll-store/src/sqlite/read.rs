@@ -178,11 +178,8 @@ fn list_text(filter: &SandboxFilter) -> String {
     clauses.text
 }
 
-pub(super) async fn sandbox_list(
-    pool: &SqlitePool,
-    filter: &SandboxFilter,
-) -> Result<Vec<Sandbox>> {
-    let mut statement = sqlx::query(AssertSqlSafe(list_text(filter))).bind(filter.team.as_str());
+fn bind_list<'q>(mut statement: Statement<'q>, filter: &'q SandboxFilter) -> Statement<'q> {
+    statement = statement.bind(filter.team.as_str());
     for state in &filter.states {
         statement = statement.bind(state_name(*state));
     }
@@ -198,13 +195,25 @@ pub(super) async fn sandbox_list(
     if let Some((at, id)) = &filter.after {
         statement = statement.bind(at.as_micros()).bind(id.as_str());
     }
-    let rows = all(
-        pool,
-        "list sandboxes",
-        statement.bind(i64::from(filter.limit)),
-    )
-    .await?;
+    statement.bind(i64::from(filter.limit))
+}
+
+pub(super) async fn sandbox_list(
+    pool: &SqlitePool,
+    filter: &SandboxFilter,
+) -> Result<Vec<Sandbox>> {
+    let statement = bind_list(sqlx::query(AssertSqlSafe(list_text(filter))), filter);
+    let rows = all(pool, "list sandboxes", statement).await?;
     rows.iter().map(decode::sandbox).collect()
+}
+
+#[cfg(test)]
+pub(super) async fn explain_list(pool: &SqlitePool, filter: &SandboxFilter) -> String {
+    let text = format!("EXPLAIN QUERY PLAN {}", list_text(filter));
+    let statement = bind_list(sqlx::query(AssertSqlSafe(text)), filter);
+    let rows = statement.fetch_all(pool).await.unwrap();
+    let lines: Vec<String> = rows.iter().map(|row| row.get(3)).collect();
+    lines.join("\n")
 }
 
 fn events_text(filter: &EventFilter) -> String {

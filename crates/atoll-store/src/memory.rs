@@ -1,0 +1,403 @@
+//! The store in memory: for tests and simulations, where a run must be repeatable and nothing may
+//! outlive it.
+//!
+//! One lock around ordered maps; the same rules as the databases, checked by the same suite.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use atoll_core::id::{KeyId, SandboxId, TeamId, TemplateId};
+use atoll_core::quota::is_counted;
+use atoll_core::sandbox::{Desired, EndReason, Sandbox, State};
+use atoll_core::template::Template;
+use atoll_core::time::Timestamp;
+
+use crate::store::{
+    Admission, EventFilter, EventRow, Inserted, Intent, IntentChange, KeyRow, NewSandbox, Removed,
+    Result, SandboxFilter, Store, TeamUsage, TemplateRow, Transition,
+};
+
+#[derive(Debug, Default)]
+struct Tables {
+    meta: BTreeMap<String, String>,
+    teams: BTreeMap<TeamId, TeamUsage>,
+    keys: BTreeMap<String, KeyRow>,
+    templates: BTreeMap<TemplateId, TemplateRow>,
+    sandboxes: BTreeMap<SandboxId, Sandbox>,
+    events: Vec<EventRow>,
+    idempotency: BTreeMap<(TeamId, String), (String, SandboxId, Timestamp)>,
+}
+
+/// A store in memory.
+#[derive(Debug, Default)]
+pub struct MemStore {
+    tables: Mutex<Tables>,
+}
+
+impl MemStore {
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tables {
+    fn count(&mut self, team: &TeamId, before: State, after: State) {
+        let Some(usage) = self.teams.get_mut(team) else {
+            return;
+        };
+        let shift = |count: &mut u64, was: bool, is: bool| match (was, is) {
+            (false, true) => *count += 1,
+            (true, false) => *count = count.saturating_sub(1),
+            (true, true) | (false, false) => {}
+        };
+        shift(&mut usage.concurrent, is_counted(before), is_counted(after));
+        shift(
+            &mut usage.running,
+            before == State::Running,
+            after == State::Running,
+        );
+    }
+
+    fn insert(&mut self, new: NewSandbox) -> Admission {
+        let sandbox = new.sandbox;
+        let keyed = new
+            .idempotency
+            .map(|key| ((sandbox.team.clone(), key.key), key.fingerprint));
+        if let Some((key, _)) = &keyed
+            && let Some((fingerprint, first, _)) = self.idempotency.get(key)
+        {
+            return Admission::Replayed {
+                sandbox: first.clone(),
+                fingerprint: fingerprint.clone(),
+            };
+        }
+        match self.teams.get_mut(&sandbox.team) {
+            Some(usage) if usage.concurrent < u64::from(new.concurrent_max) => {
+                usage.concurrent += 1;
+            }
+            Some(_) | None => return Admission::QuotaExceeded,
+        }
+        if let Some((key, fingerprint)) = keyed {
+            let value = (fingerprint, sandbox.id.clone(), sandbox.created_at);
+            self.idempotency.insert(key, value);
+        }
+        self.events.extend(new.events);
+        self.sandboxes.insert(sandbox.id.clone(), sandbox);
+        Admission::Accepted
+    }
+
+    fn transition(&mut self, change: Transition) -> Option<Sandbox> {
+        let row = self
+            .sandboxes
+            .get_mut(&change.id)
+            .filter(|row| (row.state, row.generation) == change.expected)?;
+        row.state = change.next;
+        if let Some((node, generation)) = change.placement {
+            row.node = Some(node);
+            row.generation = generation;
+        }
+        if let Some(at) = change.started_at {
+            if row.started_at.is_none() {
+                let took = at.saturating_since(row.created_at);
+                row.deadline = row.deadline.saturating_add(took);
+            }
+            row.started_at = Some(at);
+        }
+        if let Some(reason) = change.stop_reason {
+            row.desired = Desired::Stopped;
+            row.stop_reason.get_or_insert(reason);
+        }
+        if let Some(at) = change.ended_at {
+            row.ended = Some((at, row.stop_reason.unwrap_or(EndReason::Failed)));
+        }
+        row.last_error = change.last_error.or_else(|| row.last_error.take());
+        row.updated_at = change.at;
+        let row = row.clone();
+        self.count(&change.team, change.expected.0, change.next);
+        self.events.extend(change.events);
+        Some(row)
+    }
+
+    fn intend(&mut self, intent: Intent) -> Option<Sandbox> {
+        let row = self
+            .sandboxes
+            .get_mut(&intent.id)
+            .filter(|row| row.desired != Desired::Stopped)?;
+        match intent.change {
+            IntentChange::Stop(reason) => {
+                row.desired = Desired::Stopped;
+                row.stop_reason = Some(reason);
+            }
+            IntentChange::Expire { seen } => {
+                if row.deadline != seen {
+                    return None;
+                }
+                row.desired = Desired::Stopped;
+                row.stop_reason = Some(EndReason::Expired);
+            }
+            IntentChange::SetDeadline(deadline) => row.deadline = deadline,
+            IntentChange::ExtendDeadline(deadline) => row.deadline = row.deadline.max(deadline),
+            IntentChange::SetNetwork(policy) => row.config.network = policy,
+        }
+        row.updated_at = intent.at;
+        let row = row.clone();
+        self.events.extend(intent.events);
+        Some(row)
+    }
+
+    fn list(&self, filter: &SandboxFilter) -> Vec<Sandbox> {
+        let mut rows: Vec<_> = self
+            .sandboxes
+            .values()
+            .filter(|row| row.team == filter.team && row.desired != Desired::Stopped)
+            .filter(|row| filter.states.contains(&row.state))
+            .filter(|row| {
+                filter
+                    .template
+                    .as_ref()
+                    .is_none_or(|template| row.config.template == *template)
+            })
+            .filter(|row| {
+                filter
+                    .labels
+                    .iter()
+                    .all(|(name, value)| row.config.metadata.get(name) == Some(value))
+            })
+            .filter_map(|row| Some((row.started_at?, row)))
+            .filter(|(at, _)| filter.started_after.is_none_or(|start| *at >= start))
+            .filter(|(at, row)| match &filter.after {
+                None => true,
+                Some((time, id)) if filter.is_ascending => (at, &row.id) > (time, id),
+                Some((time, id)) => (at, &row.id) < (time, id),
+            })
+            .collect();
+        rows.sort_by(|(a, x), (b, y)| (a, &x.id).cmp(&(b, &y.id)));
+        if !filter.is_ascending {
+            rows.reverse();
+        }
+        rows.truncate(size(filter.limit));
+        rows.into_iter().map(|(_, row)| row.clone()).collect()
+    }
+
+    fn history(&self, filter: &EventFilter) -> Vec<EventRow> {
+        // Matching is without regard to the case of ASCII letters, as the databases' LIKE is.
+        let search = filter.search.as_ref().map(|text| text.to_ascii_lowercase());
+        let mut rows: Vec<_> = self
+            .events
+            .iter()
+            .filter(|event| event.sandbox == filter.sandbox)
+            .filter(|event| match filter.start {
+                None => true,
+                Some(start) if filter.is_ascending => event.at >= start,
+                Some(start) => event.at <= start,
+            })
+            .filter(|event| {
+                filter.levels.is_empty() || filter.levels.contains(&event.level.as_str())
+            })
+            .filter(|event| {
+                search
+                    .as_ref()
+                    .is_none_or(|text| event.message.to_ascii_lowercase().contains(text))
+            })
+            .collect();
+        // Stable, so that events of one instant keep the order of their commits.
+        rows.sort_by_key(|event| event.at);
+        if !filter.is_ascending {
+            rows.reverse();
+        }
+        rows.truncate(size(filter.limit));
+        rows.into_iter().cloned().collect()
+    }
+
+    fn prune(&mut self, before: Timestamp, limit: u32) -> u64 {
+        let mut ended: Vec<_> = self
+            .sandboxes
+            .values()
+            .filter(|row| row.state == State::Stopped)
+            .filter_map(|row| Some((row.ended?.0, row.id.clone())))
+            .filter(|(at, _)| *at < before)
+            .collect();
+        ended.sort();
+        ended.truncate(size(limit));
+        for (_, id) in &ended {
+            self.sandboxes.remove(id);
+            self.events.retain(|event| event.sandbox != *id);
+        }
+        self.idempotency.retain(|_, (_, _, at)| *at >= before);
+        ended.len() as u64
+    }
+}
+
+fn size(limit: u32) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+#[async_trait]
+impl Store for MemStore {
+    async fn meta_ensure(&self, name: &str, value: &str) -> Result<String> {
+        let mut tables = self.tables();
+        let entry = tables.meta.entry(name.to_owned());
+        Ok(entry.or_insert_with(|| value.to_owned()).clone())
+    }
+
+    async fn team_ensure(&self, team: &TeamId, _: &str, _: Timestamp) -> Result<()> {
+        self.tables().teams.entry(team.clone()).or_default();
+        Ok(())
+    }
+
+    async fn team_usage(&self, team: &TeamId) -> Result<TeamUsage> {
+        Ok(self.tables().teams.get(team).copied().unwrap_or_default())
+    }
+
+    async fn key_insert(&self, key: &KeyRow) -> Result<Inserted> {
+        let mut tables = self.tables();
+        if tables.keys.contains_key(&key.hash) {
+            return Ok(Inserted::AlreadyExists);
+        }
+        tables.keys.insert(key.hash.clone(), key.clone());
+        Ok(Inserted::Yes)
+    }
+
+    async fn key_find(&self, hash: &str) -> Result<Option<KeyRow>> {
+        Ok(self.tables().keys.get(hash).cloned())
+    }
+
+    async fn key_list(&self, team: &TeamId) -> Result<Vec<KeyRow>> {
+        let tables = self.tables();
+        let of_team = tables.keys.values().filter(|key| key.team == *team);
+        let mut keys: Vec<_> = of_team.cloned().collect();
+        keys.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        Ok(keys)
+    }
+
+    async fn key_remove(&self, team: &TeamId, key: &KeyId) -> Result<bool> {
+        let mut tables = self.tables();
+        let before = tables.keys.len();
+        tables
+            .keys
+            .retain(|_, row| row.team != *team || row.id != *key);
+        Ok(tables.keys.len() < before)
+    }
+
+    async fn template_insert(&self, template: &Template) -> Result<Inserted> {
+        let mut tables = self.tables();
+        let is_taken = tables.templates.values().any(|row| {
+            row.template.team == template.team
+                && row
+                    .template
+                    .names
+                    .iter()
+                    .any(|name| template.names.contains(name))
+        });
+        if is_taken {
+            return Ok(Inserted::AlreadyExists);
+        }
+        let row = TemplateRow {
+            template: template.clone(),
+            spawn_count: 0,
+            last_spawned_at: None,
+            build_count: 1,
+        };
+        tables.templates.insert(template.id.clone(), row);
+        Ok(Inserted::Yes)
+    }
+
+    async fn template_update(&self, template: &Template) -> Result<()> {
+        if let Some(row) = self.tables().templates.get_mut(&template.id) {
+            row.template = Template {
+                names: row.template.names.clone(),
+                created_at: row.template.created_at,
+                ..template.clone()
+            };
+        }
+        Ok(())
+    }
+
+    async fn template_list(&self) -> Result<Vec<TemplateRow>> {
+        let mut rows: Vec<_> = self.tables().templates.values().cloned().collect();
+        rows.sort_by(|a, b| {
+            let key = |row: &TemplateRow| (row.template.created_at, row.template.id.clone());
+            key(a).cmp(&key(b))
+        });
+        Ok(rows)
+    }
+
+    async fn template_spawned(&self, id: &TemplateId, count: u64, last: Timestamp) -> Result<()> {
+        if let Some(row) = self.tables().templates.get_mut(id) {
+            row.spawn_count += count;
+            row.last_spawned_at = Some(last);
+        }
+        Ok(())
+    }
+
+    async fn template_remove(&self, id: &TemplateId) -> Result<Removed> {
+        let mut tables = self.tables();
+        let users = tables
+            .sandboxes
+            .values()
+            .filter(|row| row.config.template == *id && row.state != State::Stopped)
+            .count();
+        if users > 0 {
+            return Ok(Removed::InUse(users as u64));
+        }
+        Ok(match tables.templates.remove(id) {
+            Some(_) => Removed::Yes,
+            None => Removed::Unknown,
+        })
+    }
+
+    async fn sandbox_insert(&self, new: NewSandbox) -> Result<Admission> {
+        Ok(self.tables().insert(new))
+    }
+
+    async fn sandbox_get(&self, id: &SandboxId) -> Result<Option<Sandbox>> {
+        Ok(self.tables().sandboxes.get(id).cloned())
+    }
+
+    async fn sandbox_list(&self, filter: &SandboxFilter) -> Result<Vec<Sandbox>> {
+        Ok(self.tables().list(filter))
+    }
+
+    async fn sandbox_list_live(
+        &self,
+        after: Option<&SandboxId>,
+        limit: u32,
+    ) -> Result<Vec<Sandbox>> {
+        let tables = self.tables();
+        let rows = tables.sandboxes.values();
+        Ok(rows
+            .filter(|row| after.is_none_or(|after| row.id > *after))
+            .filter(|row| row.state != State::Stopped)
+            .take(size(limit))
+            .cloned()
+            .collect())
+    }
+
+    async fn sandbox_transition(&self, transition: Transition) -> Result<Option<Sandbox>> {
+        Ok(self.tables().transition(transition))
+    }
+
+    async fn sandbox_intend(&self, intent: Intent) -> Result<Option<Sandbox>> {
+        Ok(self.tables().intend(intent))
+    }
+
+    async fn event_append(&self, events: Vec<EventRow>) -> Result<()> {
+        self.tables().events.extend(events);
+        Ok(())
+    }
+
+    async fn event_list(&self, filter: &EventFilter) -> Result<Vec<EventRow>> {
+        Ok(self.tables().history(filter))
+    }
+
+    async fn history_prune(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        Ok(self.tables().prune(before, limit))
+    }
+
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn close(&self) {}
+}
