@@ -1,0 +1,14 @@
+//! The API as clients meet it, on a real control plane with a node that only pretends to run
+//! sandboxes. Every answer is checked against the specifications.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod access;
+mod admin;
+mod bad_input;
+mod contract;
+mod lists;
+mod node;
+mod sandboxes;
+mod spec;
+mod templates;
+mod world;

@@ -1,0 +1,122 @@
+//! A node that runs nothing and says what it is told.
+
+use async_trait::async_trait;
+use atoll_control::node_client::NodeClient;
+use atoll_core::id::{BuildId, Generation, NodeId, SandboxId, TemplateId};
+use atoll_core::network::NetworkPolicy;
+use atoll_core::node::{CallOutcome, NodeReport, ObservedSandbox, ObservedState, Refusal};
+use atoll_core::resources::Resources;
+use atoll_core::sandbox::SandboxSpec;
+use atoll_core::template::TemplateSource;
+use atoll_core::time::Clock as _;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Mutex;
+
+#[derive(Debug)]
+pub(crate) struct FakeNode {
+    id: NodeId,
+    running: Mutex<BTreeMap<SandboxId, ObservedSandbox>>,
+    specs: Mutex<BTreeMap<SandboxId, SandboxSpec>>,
+    networks: Mutex<BTreeMap<SandboxId, NetworkPolicy>>,
+}
+
+impl FakeNode {
+    pub(crate) fn new() -> Self {
+        Self {
+            id: "node-1".parse().unwrap(),
+            running: Mutex::default(),
+            specs: Mutex::default(),
+            networks: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn spec(&self, id: &str) -> SandboxSpec {
+        self.specs.lock().unwrap()[&id.parse().unwrap()].clone()
+    }
+
+    pub(crate) fn network(&self, id: &str) -> NetworkPolicy {
+        self.networks.lock().unwrap()[&id.parse().unwrap()].clone()
+    }
+
+    pub(crate) fn running_count(&self) -> usize {
+        self.running.lock().unwrap().len()
+    }
+}
+
+#[async_trait]
+impl NodeClient for FakeNode {
+    fn node(&self) -> &NodeId {
+        &self.id
+    }
+
+    async fn ensure(&self, spec: &SandboxSpec) -> CallOutcome<ObservedSandbox> {
+        let observed = ObservedSandbox {
+            id: spec.id.clone(),
+            generation: spec.generation,
+            state: ObservedState::Running,
+            resources: spec.resources,
+            started_at: Some(atoll_control::clock::SystemClock.now()),
+            detail: None,
+        };
+        self.specs
+            .lock()
+            .unwrap()
+            .insert(spec.id.clone(), spec.clone());
+        self.running
+            .lock()
+            .unwrap()
+            .insert(spec.id.clone(), observed.clone());
+        CallOutcome::Done(observed)
+    }
+
+    async fn remove(&self, id: &SandboxId, _: Generation) -> CallOutcome<()> {
+        self.running.lock().unwrap().remove(id);
+        CallOutcome::Done(())
+    }
+
+    async fn update_network(
+        &self,
+        id: &SandboxId,
+        _: Generation,
+        policy: &NetworkPolicy,
+    ) -> CallOutcome<()> {
+        self.networks
+            .lock()
+            .unwrap()
+            .insert(id.clone(), policy.clone());
+        CallOutcome::Done(())
+    }
+
+    async fn report(&self) -> CallOutcome<NodeReport> {
+        CallOutcome::Done(NodeReport {
+            node: self.id.clone(),
+            total: Resources {
+                cpu_millis: 4_000,
+                memory_mib: 16_384,
+                disk_mib: 100_000,
+            },
+            allocated: Resources::default(),
+            sandboxes: self.running.lock().unwrap().values().cloned().collect(),
+        })
+    }
+
+    /// Imports everything but what is called `missing`.
+    async fn import_template(
+        &self,
+        _: &TemplateId,
+        _: &BuildId,
+        source: &TemplateSource,
+    ) -> CallOutcome<()> {
+        match source {
+            TemplateSource::Directory(path) if path == Path::new("/missing") => {
+                CallOutcome::Refused(Refusal::Failed("no such directory".to_owned()))
+            }
+            _ => CallOutcome::Done(()),
+        }
+    }
+
+    async fn remove_template(&self, _: &TemplateId, _: &BuildId) -> CallOutcome<()> {
+        CallOutcome::Done(())
+    }
+}
