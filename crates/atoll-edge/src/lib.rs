@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!  client ──HTTP/1.1, h2c──▶ server ──▶ proxy ──▶ pool ──HTTP/1.1──▶ port in the sandbox
-//!                              │          │         └─ dialer, given by the composition
+//!                              │          │         └─ dialer, from the composition
 //!                              │          └─ target (who is meant), table (where it runs)
-//!                              └─ anything that is no sandbox traffic: the fallback service (the API)
+//!                              └─ what is no sandbox traffic: the fallback service (the API)
 //! ```
 //!
 //! The idea: one request is decided by three small pure steps (whom it names, whether a route
@@ -18,7 +18,7 @@
 //! - When a route is withdrawn, what still streams through it ends.
 //!
 //! Not here: TLS (terminate it in front), the guest agent's own access token (the guest checks it),
-//! waking a paused sandbox, and anything about how a node is reached (that is the [`dial::Dialer`]).
+//! waking a paused sandbox, and how a node is reached (that is the [`dial::Dialer`]).
 #![forbid(unsafe_code)]
 
 pub mod answer;

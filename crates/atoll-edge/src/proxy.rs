@@ -391,7 +391,8 @@ fn refuse(error: &SendError, target: &Target) -> Answer {
         SendError::Refused => Answer::PortClosed(target.clone()),
         SendError::Gone => Answer::NotFound(target.clone()),
         SendError::Broken(error) => {
-            tracing::debug!(sandbox = %target.sandbox, port = target.port, %error, "exchange broke");
+            let (sandbox, port) = (&target.sandbox, target.port);
+            tracing::debug!(%sandbox, port, %error, "exchange broke");
             Answer::Broken(target.clone())
         }
     }
