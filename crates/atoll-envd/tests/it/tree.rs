@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::http::Stream;
+use crate::http::{self, Stream};
 use crate::world::{World, wait_for};
 
 fn names(entries: &Value) -> Vec<String> {
@@ -180,4 +180,31 @@ fn a_recursive_watch_grows_and_follows_moves() {
     call("RemoveWatcher", json!({"watcherId": id})).unwrap();
     let gone = call("GetWatcherEvents", json!({"watcherId": id})).unwrap_err();
     assert_eq!(gone.0, "not_found");
+}
+
+#[test]
+fn binary_messages_are_spoken_too() {
+    let world = World::new();
+    let path = world.path("");
+    // Field 1, a text: the path.
+    let mut message = vec![0x0a, u8::try_from(path.len()).unwrap()];
+    message.extend(path.as_bytes());
+    let headers = [("Content-Type", "application/proto")];
+    let answer = http::send(
+        world.address,
+        "POST",
+        "/filesystem.Filesystem/Stat",
+        &headers,
+        &message,
+    );
+    assert_eq!(
+        (answer.status, answer.header("content-type")),
+        (200, Some("application/proto"))
+    );
+    assert!(
+        answer
+            .body
+            .windows(path.len())
+            .any(|window| window == path.as_bytes())
+    );
 }
