@@ -588,7 +588,14 @@ impl Inner {
             let rest = state.allocated.checked_sub(entry.resources);
             state.allocated = rest.expect("what was allocated is given back once");
         }
-        if let Some(ended) = ended {
+        // Unless control removed it in the meantime: then it knows.
+        if let Some(ended) = ended
+            && state
+                .removed
+                .values
+                .get(id)
+                .is_none_or(|removed| *removed < ended.generation)
+        {
             state.ended.insert(id, ended);
         }
     }

@@ -4,5 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 mod guest;
+mod hostile;
 mod life;
+mod many;
 mod rig;

@@ -18,7 +18,7 @@ use atoll_core::time::{Clock, Timestamp};
 use atoll_node::agent::{self, Agent};
 use atoll_node::driver::jail::{Config as JailConfig, JailDriver};
 use atoll_node::image::{self, TemplateStore};
-use atoll_node::net;
+use atoll_node::net::{self, cidr::Cidr};
 use tempfile::TempDir;
 use tokio::sync::{OnceCell, mpsc};
 use tokio::task::JoinHandle;
@@ -36,6 +36,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 static GUESTS: OnceCell<PathBuf> = OnceCell::const_new();
+static TEMPLATES: OnceCell<TemplateStore> = OnceCell::const_new();
 
 /// What survives a node's death: its directory and its name on the machine.
 pub(crate) struct World {
@@ -47,10 +48,10 @@ pub(crate) struct World {
 /// A node that serves.
 pub(crate) struct Node<'a> {
     pub(crate) agent: Agent,
-    _events: mpsc::Receiver<NodeEvent>,
+    pub(crate) events: mpsc::Receiver<NodeEvent>,
     cancel: CancellationToken,
     task: JoinHandle<()>,
-    world: &'a World,
+    pub(crate) world: &'a World,
 }
 
 #[derive(Debug)]
@@ -71,6 +72,11 @@ impl World {
             println!("skipped: needs root");
             return None;
         }
+        // Shown with RUST_LOG=atoll_node=debug and --nocapture.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
         let guests = GUESTS
             .get_or_init(|| async { tokio::task::spawn_blocking(guest_programs).await.unwrap() })
             .await
@@ -114,15 +120,14 @@ impl World {
             usual_disk_mib: SIZE.disk_mib,
         };
         change(&mut config, &mut jail);
-        let templates = TemplateStore::open(image::Config {
-            dir: base.join("templates"),
-            sudo: Some(self.guests.join("atoll-envd")),
-        })
-        .unwrap();
+        let templates = TEMPLATES
+            .get_or_init(|| templates(&self.guests))
+            .await
+            .clone();
         let pool = net::Pool::start(net::Config {
             instance: self.instance.clone(),
             run_dir: base.join("net"),
-            ranges: Vec::new(),
+            ranges: ranges(),
             ready: 4,
             max_slots: 512,
         })
@@ -141,18 +146,13 @@ impl World {
         )
         .await
         .unwrap();
-        let (template, build) = base_template();
-        let imported = agent
-            .import_template(&template, &build, &TemplateSource::Host)
-            .await;
-        assert_eq!(imported, CallOutcome::Done(()));
         let cancel = CancellationToken::new();
         let (served, token) = (agent.clone(), cancel.clone());
         let task =
             tokio_util::task::TaskTracker::new().spawn(async move { served.run(token).await });
         Node {
             agent,
-            _events: events,
+            events,
             cancel,
             task,
             world: self,
@@ -274,16 +274,74 @@ impl Node<'_> {
     }
 
     /// Ends the node but not its sandboxes, as a restart does.
-    pub(crate) async fn stop(self) -> &'static str {
+    pub(crate) async fn stop(self) {
         self.cancel.cancel();
         self.task.await.unwrap();
-        let _ = self.world;
-        "stopped"
     }
+
+    /// Waits for an event that is wanted, passing over others.
+    pub(crate) async fn event<T>(&mut self, pick: impl Fn(NodeEvent) -> Option<T>) -> T {
+        let wait = async {
+            loop {
+                if let Some(found) = pick(self.events.recv().await.unwrap()) {
+                    return found;
+                }
+            }
+        };
+        tokio::time::timeout(LIMIT, wait).await.unwrap()
+    }
+
+    /// The host's number of the sandbox's pid 1, and of its supervisor.
+    pub(crate) fn processes_of(&self, id: &SandboxId) -> (u32, u32) {
+        let name = format!("atoll-{}", self.world.instance);
+        for process in std::fs::read_dir("/proc").unwrap().flatten() {
+            let read = |file| std::fs::read_to_string(process.path().join(file));
+            let Ok(status) = read("status") else { continue };
+            let in_cell = read("cgroup").is_ok_and(|text| text.contains(&format!("{name}/cell-")));
+            let field = |name: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(name));
+                line.map(|line| line.trim().to_owned()).unwrap_or_default()
+            };
+            let root = process.path().join("root/etc/hostname");
+            if in_cell
+                && field("NSpid:").ends_with("\t1")
+                && std::fs::read_to_string(root).is_ok_and(|text| text.trim() == id.as_str())
+            {
+                return (
+                    field("Pid:").parse().unwrap(),
+                    field("PPid:").parse().unwrap(),
+                );
+            }
+        }
+        panic!("no process of {id}");
+    }
+}
+
+/// Address ranges small enough for all tests at once; which come first depends on the process.
+fn ranges() -> Vec<Cidr> {
+    let first = std::process::id() % 32;
+    let range = |number: u32| {
+        let third = u8::try_from((first + number) % 32 * 8).unwrap();
+        Cidr::new(std::net::Ipv4Addr::new(10, 213, third, 0), 21)
+    };
+    (0..32).map(range).collect()
 }
 
 pub(crate) fn base_template() -> (TemplateId, BuildId) {
     ("base".parse().unwrap(), "b1".parse().unwrap())
+}
+
+/// One store for all tests, with the base template, made anew by each run: that takes seconds.
+async fn templates(guests: &Path) -> TemplateStore {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("jail-templates");
+    let _ = std::fs::remove_dir_all(&dir);
+    let sudo = Some(guests.join("atoll-envd"));
+    let store = TemplateStore::open(image::Config { dir, sudo }).unwrap();
+    let (template, build) = base_template();
+    let log = Arc::new(|_: &str| {});
+    let source = TemplateSource::Host;
+    store.build(&template, &build, &source, log).await.unwrap();
+    store
 }
 
 /// An order for a new sandbox.
