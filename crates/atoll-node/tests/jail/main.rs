@@ -3,6 +3,7 @@
 //! Needs root; without it every test says so and passes.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
+mod crash;
 mod guest;
 mod hostile;
 mod life;

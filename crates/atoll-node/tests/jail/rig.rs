@@ -40,9 +40,24 @@ static TEMPLATES: OnceCell<TemplateStore> = OnceCell::const_new();
 
 /// What survives a node's death: its directory and its name on the machine.
 pub(crate) struct World {
-    pub(crate) directory: TempDir,
+    pub(crate) directory: Directory,
     pub(crate) instance: String,
     guests: PathBuf,
+}
+
+/// The directory of a world: removed at its end by the process that made it.
+pub(crate) enum Directory {
+    Own(TempDir),
+    Borrowed(PathBuf),
+}
+
+impl Directory {
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::Own(directory) => directory.path(),
+            Self::Borrowed(path) => path,
+        }
+    }
 }
 
 /// A node that serves.
@@ -83,10 +98,42 @@ impl World {
             .clone();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Some(Self {
-            directory: tempfile::tempdir().unwrap(),
+            directory: Directory::Own(tempfile::tempdir().unwrap()),
             instance: format!("t{:x}x{number:x}", std::process::id() & 0xfffff),
             guests,
         })
+    }
+
+    /// The world of another process.
+    pub(crate) async fn existing(instance: String, directory: PathBuf) -> Self {
+        let guests = tokio::task::spawn_blocking(guest_programs).await.unwrap();
+        let dir = templates_dir();
+        let sudo = None;
+        let store = TemplateStore::open(image::Config { dir, sudo }).unwrap();
+        assert!(TEMPLATES.set(store).is_ok());
+        Self {
+            directory: Directory::Borrowed(directory),
+            instance,
+            guests,
+        }
+    }
+
+    /// Makes the templates now, for [`World::existing`] elsewhere.
+    pub(crate) async fn prepare_templates(&self) {
+        TEMPLATES.get_or_init(|| templates(&self.guests)).await;
+    }
+
+    /// The cells in which something runs.
+    pub(crate) fn cells_with_processes(&self) -> Vec<String> {
+        let group = format!("/sys/fs/cgroup/pids/atoll-{}", self.instance);
+        let cells = std::fs::read_dir(group).into_iter().flatten().flatten();
+        let used = cells.filter(|cell| {
+            let procs = std::fs::read_to_string(cell.path().join("cgroup.procs"));
+            procs.is_ok_and(|procs| !procs.is_empty())
+        });
+        used.map(|cell| cell.file_name().to_string_lossy().into_owned())
+            .filter(|name| name.starts_with("cell-"))
+            .collect()
     }
 
     pub(crate) async fn node(&self) -> Node<'_> {
@@ -215,6 +262,9 @@ impl World {
 /// Takes down what a failed test left.
 impl Drop for World {
     fn drop(&mut self) {
+        if matches!(self.directory, Directory::Borrowed(_)) {
+            return;
+        }
         let name = format!("atoll-{}", self.instance);
         let groups: Vec<_> = std::fs::read_dir("/sys/fs/cgroup")
             .unwrap()
@@ -333,7 +383,7 @@ pub(crate) fn base_template() -> (TemplateId, BuildId) {
 
 /// One store for all tests, with the base template, made anew by each run: that takes seconds.
 async fn templates(guests: &Path) -> TemplateStore {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("jail-templates");
+    let dir = templates_dir();
     let _ = std::fs::remove_dir_all(&dir);
     let sudo = Some(guests.join("atoll-envd"));
     let store = TemplateStore::open(image::Config { dir, sudo }).unwrap();
@@ -344,12 +394,19 @@ async fn templates(guests: &Path) -> TemplateStore {
     store
 }
 
+fn templates_dir() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("jail-templates")
+}
+
 /// An order for a new sandbox.
 pub(crate) fn spec() -> SandboxSpec {
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    spec_named(&format!("isandbox{}", NEXT.fetch_add(1, Ordering::Relaxed)))
+}
+
+pub(crate) fn spec_named(id: &str) -> SandboxSpec {
     let (template, build) = base_template();
     SandboxSpec {
-        id: format!("isandbox{number}").parse().unwrap(),
+        id: id.parse().unwrap(),
         generation: Generation::FIRST,
         team: "team".parse().unwrap(),
         template,
