@@ -19,7 +19,7 @@ use http::{HeaderName, Method, StatusCode, Uri};
 use secrecy::SecretString;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{Any, CorsLayer};
+use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 
 use crate::error::ApiError;
 use crate::guard::{self, Places};
@@ -80,10 +80,12 @@ impl Api {
 
     /// The service that answers requests.
     pub fn router(&self) -> Router {
+        // Browsers do not count `Authorization` among the headers that `*` allows: each preflight
+        // gets back what it asks for.
         let cors = CorsLayer::new()
             .allow_origin(Any)
             .allow_methods(Any)
-            .allow_headers(Any)
+            .allow_headers(AllowHeaders::mirror_request())
             .expose_headers(Any);
         let places = Places::new(MAX_REQUESTS, REQUEST_TIMEOUT);
         table()

@@ -94,7 +94,7 @@ async fn pages_of_any_origin_may_ask() {
         .uri("/v2/sandboxes")
         .header("origin", "https://app.example")
         .header("access-control-request-method", "POST")
-        .header("access-control-request-headers", "x-api-key")
+        .header("access-control-request-headers", "authorization")
         .body(Body::empty())
         .unwrap();
     let response = tower::ServiceExt::oneshot(world.router.clone(), preflight)
@@ -102,5 +102,8 @@ async fn pages_of_any_origin_may_ask() {
         .unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(response.headers()["access-control-allow-origin"], "*");
-    assert_eq!(response.headers()["access-control-allow-headers"], "*");
+    assert_eq!(
+        response.headers()["access-control-allow-headers"],
+        "authorization"
+    );
 }
