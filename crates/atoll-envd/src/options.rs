@@ -19,6 +19,8 @@ pub enum Options {
 pub struct Serve {
     /// Where connections come from.
     pub listen: Listen,
+    /// Whether the agent is the sandbox's init, and the root file system thus its own to mark.
+    pub is_init: bool,
 }
 
 /// Where connections come from.
@@ -49,17 +51,19 @@ pub enum Problem {
 impl Options {
     /// Reads the arguments after the program's name.
     ///
-    /// `--init` says that the agent is pid 1. It is accepted for clarity and changes nothing: orphans are reaped always.
+    /// `--init` says that the agent is the sandbox's pid 1: it leaves its marks in `/run/e2b`. Orphans are reaped with or
+    /// without it.
     ///
     /// # Errors
     /// If an option is unknown or its value does not parse.
     pub fn parse(arguments: &[String]) -> Result<Self, Problem> {
         let mut listen = Listen::Address(SocketAddr::from(([0, 0, 0, 0], PORT)));
+        let mut is_init = false;
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             match argument.as_str() {
                 "--version" | "-version" => return Ok(Self::Version),
-                "--init" => {}
+                "--init" => is_init = true,
                 "--listen" => {
                     let address =
                         rest.next()
@@ -83,7 +87,7 @@ impl Options {
                 other => return Err(Problem::Unknown(other.to_owned())),
             }
         }
-        Ok(Self::Serve(Serve { listen }))
+        Ok(Self::Serve(Serve { listen, is_init }))
     }
 }
 
@@ -104,11 +108,12 @@ mod tests {
         assert_eq!(
             parse(&["--init", "--listen-fd", "3"]),
             Ok(Options::Serve(Serve {
-                listen: Listen::Inherited(3)
+                listen: Listen::Inherited(3),
+                is_init: true
             }))
         );
         assert!(
-            matches!(parse(&[]), Ok(Options::Serve(Serve { listen: Listen::Address(address) })) if address.port() == 49983)
+            matches!(parse(&[]), Ok(Options::Serve(Serve { listen: Listen::Address(address), is_init: false })) if address.port() == 49983)
         );
         assert!(parse(&["--listen-fd", "-1"]).is_err());
         assert!(parse(&["--listen", "nowhere"]).is_err());

@@ -101,6 +101,7 @@ pub(crate) struct Agent {
     pub(crate) settings: Settings,
     pub(crate) table: Arc<Table>,
     pub(crate) watchers: Watchers,
+    pub(crate) is_init: bool,
     pub(crate) usage: rest::metrics::Usage,
     pub(crate) tasks: TaskTracker,
 }
@@ -132,13 +133,16 @@ async fn serve(options: Serve) -> Result<(), Error> {
         settings: Settings::new(),
         table: Arc::default(),
         watchers: Watchers::default(),
+        is_init: options.is_init,
         usage: rest::metrics::Usage::default(),
         tasks: TaskTracker::new(),
     });
     let reaper = Reaper::new(Arc::clone(&agent.table)).map_err(Error::Start)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Start)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Start)?;
-    rest::mark::write_own();
+    if options.is_init {
+        rest::mark::write_own();
+    }
     agent.tasks.spawn(reaper.run());
     let handler = Handler::new(&agent);
     tokio::select! {

@@ -66,7 +66,7 @@ impl Refused {
 pub(crate) async fn answer(agent: &Arc<Agent>, request: Request<Incoming>) -> Response<Body> {
     let mut answer = match read_all(request.into_body()).await {
         Err(refusal) => refusal.into_response(),
-        Ok(body) => match apply(&mut agent.settings.lock(), &body) {
+        Ok(body) => match set(agent, &body) {
             Ok(()) => no_content(),
             Err(refused) => {
                 let mut answer = Response::new(full(refused.to_string()));
@@ -82,6 +82,15 @@ pub(crate) async fn answer(agent: &Arc<Agent>, request: Request<Incoming>) -> Re
         .headers_mut()
         .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
+}
+
+fn set(agent: &Agent, body: &[u8]) -> Result<(), Refused> {
+    let mut values = agent.settings.lock();
+    apply(&mut values, body)?;
+    if agent.is_init {
+        mark::write_told(&values);
+    }
+    Ok(())
 }
 
 fn apply(values: &mut Values, body: &[u8]) -> Result<(), Refused> {
@@ -115,7 +124,6 @@ fn apply(values: &mut Values, body: &[u8]) -> Result<(), Refused> {
     }
     if let Some(variables) = init.env_vars {
         values.replace_variables(variables);
-        mark::write_told(values);
     }
     values.token = token;
     if let Some(address) = init.hyperloop_ip.filter(|address| !address.is_empty()) {

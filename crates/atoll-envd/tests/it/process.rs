@@ -270,11 +270,18 @@ fn silence_has_signs_of_life_and_no_zombies_stay() {
 }
 
 #[test]
-fn as_pid_1_it_reaps_orphans() {
+fn as_pid_1_it_leaves_marks_and_reaps_orphans() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
     let world = World::as_pid_1();
+    world.init(&json!({"defaultUser": "root", "envVars": {"E2B_SANDBOX_ID": "abc"}}));
+    let (mut stream, _) = world.start(
+        "cat /run/e2b/.E2B_SANDBOX /run/e2b/.E2B_SANDBOX_ID",
+        &json!({}),
+        &[],
+    );
+    assert_eq!(rest(&mut stream).0, "trueabc");
     // The inner process outlives its parent, and its new one is pid 1.
     let (mut stream, _) = world.start("(sleep 0.2 >/dev/null 2>&1 &)", &json!({}), &[]);
     assert_eq!(rest(&mut stream).1["status"], "exit status 0");

@@ -27,15 +27,20 @@ impl World {
         Self::with(Command::new(env!("CARGO_BIN_EXE_atoll-envd")))
     }
 
-    /// An agent that is pid 1 of a name space of its own, as in a sandbox.
+    /// An agent that is pid 1 of name spaces of its own, as in a sandbox.
     pub(crate) fn as_pid_1() -> Self {
+        let script = "mount -t tmpfs run /run && exec \"$0\" --init \"$@\"";
         let mut command = Command::new("unshare");
         command.args([
             "--pid",
+            "--mount",
             "--fork",
             "--kill-child",
-            env!("CARGO_BIN_EXE_atoll-envd"),
+            "/bin/sh",
+            "-c",
+            script,
         ]);
+        command.arg(env!("CARGO_BIN_EXE_atoll-envd"));
         Self::with(command)
     }
 
@@ -45,8 +50,12 @@ impl World {
         let address = listener.local_addr().unwrap();
         rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
         let agent = command
-            .args(["--init", "--listen-fd", &listener.as_raw_fd().to_string()])
+            .args(["--listen-fd", &listener.as_raw_fd().to_string()])
             .env_clear()
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
             .spawn()
             .unwrap();
         let world = Self {
