@@ -69,12 +69,11 @@ impl Config {
             full_sync_interval: Duration::from_secs(30),
             history_retention: Duration::from_secs(7 * 24 * 3600),
             envd_version: envd_version.into(),
-            // A few hundred mostly idle sandboxes on one small machine; the limits of each
-            // sandbox are enforced all the same, and disk is taken only as it is written.
+            // A node reports what it has to give, its own overcommitment included.
             overcommit: Overcommit {
-                cpu_pct: 100_000,
-                memory_pct: 2_000,
-                disk_pct: 10_000,
+                cpu_pct: 100,
+                memory_pct: 100,
+                disk_pct: 100,
             },
         }
     }

@@ -1,0 +1,240 @@
+//! A node in memory: does what it is told, and what a test scripts it to do.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use atoll_control::node_client::NodeClient;
+use atoll_core::id::{BuildId, Generation, NodeId, SandboxId, TemplateId};
+use atoll_core::network::NetworkPolicy;
+use atoll_core::node::{
+    CallOutcome, NodeEvent, NodeReport, ObservedSandbox, ObservedState, Refusal,
+};
+use atoll_core::resources::Resources;
+use atoll_core::sandbox::SandboxSpec;
+use atoll_core::template::TemplateSource;
+use tokio::sync::mpsc;
+
+/// How the next `ensure` ends instead of well.
+#[derive(Debug, Clone)]
+pub(crate) enum Script {
+    /// It refuses.
+    Refuse(Refusal),
+    /// It does it, and the answer is lost.
+    LoseAnswer,
+    /// It takes so long.
+    Delay(Duration),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sandboxes: BTreeMap<SandboxId, ObservedSandbox>,
+    specs: BTreeMap<SandboxId, SandboxSpec>,
+    scripts: VecDeque<Script>,
+    lost_removals: u32,
+    is_silent: bool,
+    ensures: u32,
+    removes: u32,
+    events: Option<mpsc::Sender<NodeEvent>>,
+}
+
+/// The node. Outlives control planes, as real sandboxes do.
+#[derive(Debug)]
+pub(crate) struct FakeNode {
+    id: NodeId,
+    state: Mutex<State>,
+}
+
+impl FakeNode {
+    pub(crate) fn new(id: &str) -> Self {
+        Self {
+            id: id.parse().unwrap(),
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub(crate) fn script(&self, script: Script) {
+        self.state().scripts.push_back(script);
+    }
+
+    /// The next removals are done, and their answers are lost.
+    pub(crate) fn lose_removals(&self, count: u32) {
+        self.state().lost_removals = count;
+    }
+
+    pub(crate) fn set_silent(&self, is_silent: bool) {
+        self.state().is_silent = is_silent;
+    }
+
+    pub(crate) fn connect(&self) -> mpsc::Receiver<NodeEvent> {
+        let (sender, receiver) = mpsc::channel(64);
+        self.state().events = Some(sender);
+        receiver
+    }
+
+    pub(crate) async fn send(&self, event: NodeEvent) {
+        let sender = self.state().events.clone().unwrap();
+        sender.send(event).await.unwrap();
+    }
+
+    pub(crate) fn running(&self) -> Vec<SandboxId> {
+        self.state().sandboxes.keys().cloned().collect()
+    }
+
+    pub(crate) fn spec(&self, id: &SandboxId) -> Option<SandboxSpec> {
+        self.state().specs.get(id).cloned()
+    }
+
+    pub(crate) fn ensures(&self) -> u32 {
+        self.state().ensures
+    }
+
+    pub(crate) fn removes(&self) -> u32 {
+        self.state().removes
+    }
+
+    /// Forgets a sandbox, as after a reboot of the machine.
+    pub(crate) fn lose(&self, id: &SandboxId) {
+        self.state().sandboxes.remove(id);
+    }
+
+    /// Runs something that nobody ordered.
+    pub(crate) fn plant(&self, id: &str) {
+        let id: SandboxId = id.parse().unwrap();
+        let seen = observed(&id, Generation::FIRST);
+        self.state().sandboxes.insert(id, seen);
+    }
+
+    /// The first process of a sandbox ends.
+    pub(crate) async fn exit(&self, id: &SandboxId) {
+        let event = {
+            let mut state = self.state();
+            let seen = state.sandboxes.get_mut(id).unwrap();
+            seen.state = ObservedState::Exited;
+            seen.detail = Some("killed by signal 9".to_owned());
+            NodeEvent::Changed(seen.clone())
+        };
+        self.send(event).await;
+    }
+}
+
+fn observed(id: &SandboxId, generation: Generation) -> ObservedSandbox {
+    ObservedSandbox {
+        id: id.clone(),
+        generation,
+        state: ObservedState::Running,
+        resources: Resources::default(),
+        started_at: None,
+        detail: None,
+    }
+}
+
+fn silent<T>() -> CallOutcome<T> {
+    CallOutcome::Unknown("connection lost".to_owned())
+}
+
+#[async_trait]
+impl NodeClient for FakeNode {
+    fn node(&self) -> &NodeId {
+        &self.id
+    }
+
+    async fn ensure(&self, spec: &SandboxSpec) -> CallOutcome<ObservedSandbox> {
+        let script = {
+            let mut state = self.state();
+            state.ensures += 1;
+            if state.is_silent {
+                return silent();
+            }
+            state.scripts.pop_front()
+        };
+        match script {
+            Some(Script::Refuse(refusal)) => return CallOutcome::Refused(refusal),
+            Some(Script::Delay(delay)) => tokio::time::sleep(delay).await,
+            Some(Script::LoseAnswer) | None => {}
+        }
+        let seen = observed(&spec.id, spec.generation);
+        let mut state = self.state();
+        state.sandboxes.insert(spec.id.clone(), seen.clone());
+        state.specs.insert(spec.id.clone(), spec.clone());
+        if matches!(script, Some(Script::LoseAnswer)) {
+            return silent();
+        }
+        CallOutcome::Done(seen)
+    }
+
+    async fn remove(&self, id: &SandboxId, generation: Generation) -> CallOutcome<()> {
+        let mut state = self.state();
+        state.removes += 1;
+        if state.is_silent {
+            return silent();
+        }
+        if state
+            .sandboxes
+            .get(id)
+            .is_some_and(|seen| seen.generation <= generation)
+        {
+            state.sandboxes.remove(id);
+        }
+        if state.lost_removals > 0 {
+            state.lost_removals -= 1;
+            return silent();
+        }
+        CallOutcome::Done(())
+    }
+
+    async fn update_network(
+        &self,
+        id: &SandboxId,
+        _: Generation,
+        policy: &NetworkPolicy,
+    ) -> CallOutcome<()> {
+        match self.state().specs.get_mut(id) {
+            Some(spec) => {
+                spec.network = policy.clone();
+                CallOutcome::Done(())
+            }
+            None => CallOutcome::Refused(Refusal::UnknownSandbox),
+        }
+    }
+
+    async fn report(&self) -> CallOutcome<NodeReport> {
+        let state = self.state();
+        if state.is_silent {
+            return silent();
+        }
+        CallOutcome::Done(NodeReport {
+            node: self.id.clone(),
+            total: Resources {
+                cpu_millis: 1_000_000,
+                memory_mib: 10_000_000,
+                disk_mib: 10_000_000,
+            },
+            allocated: Resources::default(),
+            sandboxes: state.sandboxes.values().cloned().collect(),
+        })
+    }
+
+    async fn import_template(
+        &self,
+        _: &TemplateId,
+        _: &BuildId,
+        source: &TemplateSource,
+    ) -> CallOutcome<()> {
+        match source {
+            TemplateSource::Directory(path) if path.as_os_str() == "/missing" => {
+                CallOutcome::Refused(Refusal::Failed("no such directory".to_owned()))
+            }
+            _ => CallOutcome::Done(()),
+        }
+    }
+
+    async fn remove_template(&self, _: &TemplateId, _: &BuildId) -> CallOutcome<()> {
+        CallOutcome::Done(())
+    }
+}

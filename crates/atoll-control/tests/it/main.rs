@@ -1,0 +1,10 @@
+//! The control plane against a real store file and a node that runs nothing.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod fake_node;
+mod faults;
+mod lifecycle;
+mod listing;
+mod restart;
+mod tenancy;
+mod world;

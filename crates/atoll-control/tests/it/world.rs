@@ -1,0 +1,233 @@
+//! One control plane with its store, clock, nodes and edge, for one test.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use atoll_control::clock::SystemClock;
+use atoll_control::config::Config;
+use atoll_control::random::SystemRandom;
+use atoll_control::request::{CreateRequest, ImportRequest, ListQuery, Order};
+use atoll_control::route_publisher::RoutePublisher;
+use atoll_control::view::{SandboxView, Tenant};
+use atoll_control::{ControlPlane, Parts};
+use atoll_core::id::SandboxId;
+use atoll_core::network::NetworkPolicy;
+use atoll_core::resources::Resources;
+use atoll_core::route::{Route, RouteUpdate};
+use atoll_core::sandbox::OnTimeout;
+use atoll_core::template::TemplateSource;
+use atoll_store::sqlite::SqliteStore;
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio_util::sync::CancellationToken;
+
+use crate::fake_node::FakeNode;
+
+pub(crate) const KEY: &str = "e2b_0123456789abcdef0123456789abcdef01234567";
+
+/// How long a condition may take to come true.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A route table as an edge has it.
+#[derive(Debug, Default)]
+pub(crate) struct Edge {
+    routes: Mutex<BTreeMap<SandboxId, Route>>,
+}
+
+impl Edge {
+    pub(crate) fn has(&self, id: &SandboxId) -> bool {
+        self.routes.lock().unwrap().contains_key(id)
+    }
+
+    pub(crate) fn route(&self, id: &SandboxId) -> Option<Route> {
+        self.routes.lock().unwrap().get(id).cloned()
+    }
+}
+
+impl RoutePublisher for Edge {
+    fn publish(&self, update: RouteUpdate) {
+        let mut routes = self.routes.lock().unwrap();
+        match update {
+            RouteUpdate::Publish(route) => {
+                routes.insert(route.sandbox.clone(), route);
+            }
+            RouteUpdate::Withdraw(id, generation) => {
+                if routes
+                    .get(&id)
+                    .is_some_and(|route| route.generation <= generation)
+                {
+                    routes.remove(&id);
+                }
+            }
+        }
+    }
+}
+
+/// What survives a control plane.
+pub(crate) struct World {
+    directory: tempfile::TempDir,
+    pub(crate) config: Config,
+    pub(crate) nodes: Vec<Arc<FakeNode>>,
+}
+
+/// A running control plane.
+pub(crate) struct Running {
+    pub(crate) control: ControlPlane,
+    pub(crate) edge: Arc<Edge>,
+    pub(crate) tenant: Tenant,
+    cancel: CancellationToken,
+    background: tokio::task::JoinHandle<()>,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with_nodes(&["node-1"])
+    }
+
+    pub(crate) fn with_nodes(nodes: &[&str]) -> Self {
+        let mut config = Config::development("0.6.13");
+        config.create_timeout = Duration::from_secs(5);
+        config.delete_timeout = Duration::from_secs(2);
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+            config,
+            nodes: nodes.iter().map(|id| Arc::new(FakeNode::new(id))).collect(),
+        }
+    }
+
+    pub(crate) fn node(&self) -> &Arc<FakeNode> {
+        &self.nodes[0]
+    }
+
+    pub(crate) fn store_path(&self) -> PathBuf {
+        self.directory.path().join("atoll.db")
+    }
+
+    /// Opens the control plane without any node.
+    pub(crate) async fn open(&self) -> (ControlPlane, Arc<Edge>) {
+        let edge = Arc::new(Edge::default());
+        let store = SqliteStore::open(&self.store_path()).await.unwrap();
+        let parts = Parts {
+            store: Arc::new(store),
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandom),
+            routes: Arc::clone(&edge) as Arc<dyn RoutePublisher>,
+        };
+        let control = ControlPlane::open(self.config.clone(), parts)
+            .await
+            .unwrap();
+        (control, edge)
+    }
+
+    /// Starts a control plane on the world's store, with its nodes and the template `base`.
+    pub(crate) async fn start(&self) -> Running {
+        let (control, edge) = self.open().await;
+        let key = SecretString::from(KEY);
+        let made = control.bootstrap(Some(key)).await.unwrap();
+        assert_eq!(made.key.unwrap().expose_secret(), KEY);
+        for node in &self.nodes {
+            let events = node.connect();
+            control
+                .node_join(Arc::clone(node) as _, events)
+                .await
+                .unwrap();
+        }
+        control.template_ensure_global(base()).await.unwrap();
+        let tenant = control.authenticate(KEY).await.unwrap();
+        let cancel = CancellationToken::new();
+        let background = {
+            let control = control.clone();
+            let cancel = cancel.clone();
+            #[expect(clippy::disallowed_methods, reason = "the test waits for it in `stop`")]
+            tokio::spawn(async move { control.run(cancel).await })
+        };
+        Running {
+            control,
+            edge,
+            tenant,
+            cancel,
+            background,
+        }
+    }
+}
+
+impl Running {
+    /// Stops the control plane; sandboxes go on.
+    pub(crate) async fn stop(self) {
+        self.cancel.cancel();
+        self.background.await.unwrap();
+    }
+
+    pub(crate) async fn create(&self) -> SandboxView {
+        self.control
+            .sandbox_create(&self.tenant, request())
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn is_visible(&self, id: &SandboxId) -> bool {
+        self.control.sandbox_get(&self.tenant, id).await.is_ok()
+    }
+
+    pub(crate) async fn listed(&self) -> Vec<SandboxId> {
+        let page = self.control.sandbox_list(&self.tenant, &all()).await;
+        page.unwrap()
+            .items
+            .into_iter()
+            .map(|view| view.sandbox.id)
+            .collect()
+    }
+}
+
+pub(crate) fn base() -> ImportRequest {
+    ImportRequest {
+        name: "base".to_owned(),
+        source: TemplateSource::Host,
+        resources: Resources {
+            cpu_millis: 2_000,
+            memory_mib: 512,
+            disk_mib: 1_024,
+        },
+        is_public: true,
+    }
+}
+
+pub(crate) fn request() -> CreateRequest {
+    CreateRequest {
+        template: "base".to_owned(),
+        timeout: Duration::from_secs(60),
+        metadata: BTreeMap::new(),
+        env: BTreeMap::new(),
+        network: NetworkPolicy::default(),
+        is_secured: true,
+        on_timeout: OnTimeout::Kill,
+        auto_resume: false,
+        idempotency_key: None,
+        fingerprint: String::new(),
+    }
+}
+
+pub(crate) fn all() -> ListQuery {
+    ListQuery {
+        states: Vec::new(),
+        metadata: BTreeMap::new(),
+        template: None,
+        order: Order::Descending,
+        started_after: None,
+        cursor: None,
+        limit: 100,
+    }
+}
+
+/// Waits until the condition holds; fails with `what` if it does not in time.
+pub(crate) async fn wait_for(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    while !condition().await {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "not in time: {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
