@@ -144,12 +144,13 @@ impl Owner {
             .iter()
             .map(|(step, time)| format!("{step} {:.1}", time.as_secs_f64() * 1000.0))
             .collect();
-        let (steps, total_ms) = (steps.join(", "), total.as_secs_f64() * 1000.0);
+        let total_ms = format!("{:.1}", total.as_secs_f64() * 1000.0);
+        let steps = steps.join(", ");
         tracing::info!(
             sandbox = %record.id, generation = record.generation.get(), cell = instance.number(),
             total_ms, steps, "sandbox runs"
         );
-        self.log("info", format!("started in {total_ms:.1} ms ({steps})"));
+        self.log("info", format!("started in {total_ms} ms ({steps})"));
         self.view.send_modify(|view| {
             view.observed.state = ObservedState::Running;
             view.observed.started_at = record.started_at;

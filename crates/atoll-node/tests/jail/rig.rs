@@ -34,7 +34,8 @@ pub(crate) const SIZE: Resources = Resources {
 /// Longest wait for anything.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
-static NEXT: AtomicU32 = AtomicU32::new(0);
+static WORLDS: AtomicU32 = AtomicU32::new(0);
+static SANDBOXES: AtomicU32 = AtomicU32::new(0);
 static GUESTS: OnceCell<PathBuf> = OnceCell::const_new();
 static TEMPLATES: OnceCell<TemplateStore> = OnceCell::const_new();
 
@@ -96,7 +97,7 @@ impl World {
             .get_or_init(|| async { tokio::task::spawn_blocking(guest_programs).await.unwrap() })
             .await
             .clone();
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let number = WORLDS.fetch_add(1, Ordering::Relaxed) % 256;
         Some(Self {
             directory: Directory::Own(tempfile::tempdir().unwrap()),
             instance: format!("t{:x}x{number:x}", std::process::id() & 0xfffff),
@@ -400,7 +401,10 @@ fn templates_dir() -> PathBuf {
 
 /// An order for a new sandbox.
 pub(crate) fn spec() -> SandboxSpec {
-    spec_named(&format!("isandbox{}", NEXT.fetch_add(1, Ordering::Relaxed)))
+    spec_named(&format!(
+        "isandbox{}",
+        SANDBOXES.fetch_add(1, Ordering::Relaxed)
+    ))
 }
 
 pub(crate) fn spec_named(id: &str) -> SandboxSpec {

@@ -1,10 +1,11 @@
 //! A small store of things that take a while to make, kept full in the background.
 //!
-//! Taking one that is there is immediate. With an empty store the taker waits while one is made,
-//! for as long as its order is in time; a failure to make one is told to whoever waits.
+//! Taking one that is there is immediate. With an empty store takers wait their turn, the first to
+//! come being the first served, for as long as their order is in time. A failure to make one is
+//! passed over; several in a row are told to whoever waits.
 //!
-//! The store makes a bounded number at a time and holds a bounded number. One task,
-//! [`Stock::fill`], does all the making.
+//! The store makes a bounded number at a time and holds a bounded number. One task, [`Stock::fill`],
+//! does all the making.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -13,12 +14,15 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Pause after a failure, so that a broken machine is not hammered.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// So many failures in a row mean that waiting does not help.
+const MAX_FAILURES: u32 = 3;
 
 /// How many are made at the same time. Most of the making is waiting inside the kernel.
 const CONCURRENCY: usize = 4;
@@ -31,9 +35,7 @@ const REFILL_DELAY: Duration = Duration::from_millis(10);
 struct State<T> {
     items: VecDeque<T>,
     waiting: usize,
-    /// The last failure, with its number, so that a waiter can tell a new one.
-    failure: Option<(u64, String)>,
-    failures: u64,
+    failures_in_a_row: u32,
 }
 
 /// The store.
@@ -41,8 +43,10 @@ struct State<T> {
 pub(super) struct Stock<T> {
     target: usize,
     state: Mutex<State<T>>,
-    /// Rung when an item or a failure is there.
-    news: Notify,
+    /// One permit for each item; hands them out in the order of asking.
+    available: Semaphore,
+    /// The reason of the last failure that waiters are told.
+    failure: watch::Sender<String>,
     /// Rung when something was taken or is waited for.
     wanted: Notify,
 }
@@ -55,10 +59,10 @@ impl<T> Stock<T> {
             state: Mutex::new(State {
                 items: VecDeque::new(),
                 waiting: 0,
-                failure: None,
-                failures: 0,
+                failures_in_a_row: 0,
             }),
-            news: Notify::new(),
+            available: Semaphore::new(0),
+            failure: watch::Sender::new(String::new()),
             wanted: Notify::new(),
         }
     }
@@ -68,31 +72,30 @@ impl<T> Stock<T> {
     /// # Errors
     /// Why none could be made, or that none was made before the time limit.
     pub(super) async fn take(&self, limit: Duration) -> Result<T, String> {
-        let deadline = Instant::now() + limit;
-        let waiting = Waiting::new(self);
-        let seen = self.lock().failures;
-        loop {
-            let news = self.news.notified();
-            tokio::pin!(news);
-            // Registered before the look, so that nothing between the two is missed.
-            news.as_mut().enable();
-            {
-                let mut state = self.lock();
-                if let Some(item) = state.items.pop_front() {
-                    drop(state);
-                    drop(waiting);
-                    return Ok(item);
-                }
-                match &state.failure {
-                    Some((number, reason)) if *number > seen => return Err(reason.clone()),
-                    _ => {}
-                }
-            }
+        let _waiting = Waiting::new(self);
+        if self.available.available_permits() == 0 {
             self.wanted.notify_one();
-            if timeout_at(deadline, news).await.is_err() {
-                return Err("none was ready in time".to_owned());
-            }
         }
+        let mut failure = self.failure.subscribe();
+        let ready = async {
+            tokio::select! {
+                biased;
+                permit = self.available.acquire() => match permit {
+                    Ok(permit) => {
+                        permit.forget();
+                        Ok(())
+                    }
+                    Err(_) => Err("the store is closed".to_owned()),
+                },
+                Ok(()) = failure.changed() => Err(failure.borrow().clone()),
+            }
+        };
+        match timeout(limit, ready).await {
+            Ok(ready) => ready?,
+            Err(_) => return Err("none was ready in time".to_owned()),
+        }
+        let item = self.lock().items.pop_front();
+        Ok(item.expect("there is an item for each permit"))
     }
 
     /// Keeps the store full until cancelled, with things that `make` makes. What is being made then
@@ -130,25 +133,30 @@ impl<T> Stock<T> {
 
     /// Takes out everything.
     pub(super) fn drain(&self) -> Vec<T> {
-        self.lock().items.drain(..).collect()
+        let mut state = self.lock();
+        let count = self.available.forget_permits(state.items.len());
+        state.items.drain(..count).collect()
     }
 
     fn put<E: std::fmt::Display>(&self, made: Result<T, E>) -> bool {
         let mut state = self.lock();
-        let is_made = match made {
+        match made {
             Ok(item) => {
+                state.failures_in_a_row = 0;
                 state.items.push_back(item);
+                drop(state);
+                self.available.add_permits(1);
                 true
             }
             Err(error) => {
-                state.failures += 1;
-                state.failure = Some((state.failures, error.to_string()));
+                state.failures_in_a_row += 1;
+                if state.failures_in_a_row >= MAX_FAILURES {
+                    // Without waiters there is nobody to tell.
+                    let _ = self.failure.send(error.to_string());
+                }
                 false
             }
-        };
-        drop(state);
-        self.news.notify_waiters();
-        is_made
+        }
     }
 
     /// How many should be in the making altogether, given how many are.
@@ -212,19 +220,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failure_reaches_those_who_wait_and_no_later_one() {
+    async fn failures_in_a_row_reach_those_who_wait_and_no_later_one() {
         let stock = Stock::<u32>::new(0);
         let cancel = CancellationToken::new();
         let attempts = AtomicU32::new(0);
         let make = || async {
             match attempts.fetch_add(1, Ordering::Relaxed) {
-                0 => Err("broken"),
+                0..3 => Err("broken"),
                 number => Ok(number),
             }
         };
         let takes = async {
             assert_eq!(stock.take(LIMIT).await, Err("broken".to_owned()));
-            assert_eq!(stock.take(LIMIT).await, Ok(1));
+            assert_eq!(stock.take(LIMIT).await, Ok(3));
             cancel.cancel();
         };
         tokio::join!(stock.fill(make, cancel.clone()), takes);
