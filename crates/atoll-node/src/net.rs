@@ -37,13 +37,19 @@ use tokio_util::task::TaskTracker;
 pub mod address;
 pub mod cidr;
 pub mod dialer;
+mod firewall;
 mod link;
 mod netlink;
+mod nft;
+pub mod policy;
+pub mod resolver;
 mod slot;
 mod sys;
 
 use self::cidr::Cidr;
 use self::dialer::Dialer;
+use self::firewall::Firewall;
+use self::policy::{Rules, Unenforceable};
 use self::slot::Layout;
 
 /// Slots a machine can have at most: the index has three hexadecimal digits in interface names, and
@@ -74,6 +80,10 @@ pub struct Config {
     pub ready: usize,
     /// Most slots at a time, ready ones included; at most [`MAX_SLOTS`].
     pub max_slots: u32,
+    /// Name servers of sandboxes, reachable even in internal ranges; see [`resolver::choose`].
+    pub resolvers: Vec<Ipv4Addr>,
+    /// Ranges denied to every sandbox beside the internal ones.
+    pub denied: Vec<Cidr>,
 }
 
 /// What can go wrong with slots.
@@ -99,6 +109,9 @@ pub enum Error {
     /// No slot became ready in time.
     #[error("no network slot became ready: {0}")]
     NotReady(String),
+    /// The policy is not one that can be enforced here.
+    #[error(transparent)]
+    Policy(#[from] Unenforceable),
     /// The machine refused a step.
     #[error("{action}")]
     Io {
@@ -137,6 +150,8 @@ pub enum Egress {
     Working {
         /// The interface of the host's default route.
         uplink: String,
+        /// Something on the machine that may be in the way, and what to do about it.
+        caution: Option<String>,
     },
     /// No, and why.
     Unavailable {
@@ -162,11 +177,15 @@ struct State {
     /// Where the search for a free index goes on, so that an index rests before it is used again.
     cursor: u32,
     last_error: Option<String>,
+    /// What the packet filter is known to enforce for a slot.
+    in_force: BTreeMap<u32, Rules>,
 }
 
 #[derive(Debug)]
 struct Inner {
     layout: Layout,
+    /// Why there is no packet filter.
+    no_firewall: Option<String>,
     dialer: Dialer,
     target: usize,
     max_slots: u32,
@@ -198,6 +217,7 @@ impl Pool {
         let ready = config.ready;
         let Prepared {
             layout,
+            no_firewall,
             max_slots,
             found,
         } = blocking(move || prepare(&config)).await?;
@@ -208,6 +228,7 @@ impl Pool {
         let pool = Self {
             inner: Arc::new(Inner {
                 layout,
+                no_firewall,
                 dialer,
                 target: ready,
                 max_slots,
@@ -313,16 +334,45 @@ impl Pool {
     /// new policy in force.
     ///
     /// # Errors
-    /// If the policy cannot be enforced here.
-    #[expect(clippy::unused_async, reason = "the packet filter is not in place yet")]
-    pub async fn apply(&self, _slot: &Slot, _policy: &NetworkPolicy) -> Result<(), Error> {
+    /// [`Error::Policy`] if it cannot be enforced, otherwise if the machine refuses.
+    pub async fn apply(&self, slot: &Slot, policy: &NetworkPolicy) -> Result<(), Error> {
+        let rules = Rules::from_policy(policy)?;
+        let inner = &self.inner;
+        // Where there is no filter there is no egress either, which is within every policy.
+        let Some(firewall) = inner.layout.firewall.clone() else {
+            return Ok(());
+        };
+        if inner.lock().in_force.get(&slot.index) == Some(&rules) {
+            return Ok(());
+        }
+        inner.lock().in_force.remove(&slot.index);
+        let (index, link) = (slot.index, inner.layout.link_name(slot.index));
+        let wanted = rules.clone();
+        blocking(move || {
+            firewall
+                .apply(index, &link, &wanted)
+                .map_err(Error::io("set the packet filter of a slot"))
+        })
+        .await?;
+        inner.lock().in_force.insert(index, rules);
         Ok(())
     }
 
     /// Whether sandboxes can reach the outside now.
+    #[must_use]
     pub fn egress(&self) -> Egress {
-        Egress::Unavailable {
-            reason: "no packet filter".to_owned(),
+        let Some(firewall) = &self.inner.layout.firewall else {
+            let reason = self.inner.no_firewall.clone().unwrap_or_default();
+            return Egress::Unavailable { reason };
+        };
+        match address::uplink() {
+            Some(uplink) => Egress::Working {
+                uplink: uplink.name,
+                caution: caution(firewall),
+            },
+            None => Egress::Unavailable {
+                reason: "this machine has no default route".to_owned(),
+            },
         }
     }
 
@@ -379,9 +429,16 @@ impl Pool {
         inner.tracker.close();
         inner.tracker.wait().await;
         if inner.lock().used.is_empty() {
-            let range = inner.layout.range;
-            blocking(move || address::unclaim(range).map_err(Error::io("give back the range")))
-                .await?;
+            let layout = inner.layout.clone();
+            blocking(move || {
+                if let Some(firewall) = &layout.firewall {
+                    firewall
+                        .remove()
+                        .map_err(Error::io("remove the packet filter"))?;
+                }
+                address::unclaim(layout.range).map_err(Error::io("give back the range"))
+            })
+            .await?;
         }
         Ok(())
     }
@@ -485,6 +542,9 @@ impl Inner {
                 .slot(index)
                 .expect("a slot that was made has an address");
             state.used.insert(index, Use::Ready);
+            if self.layout.firewall.is_some() {
+                state.in_force.insert(index, Rules::default());
+            }
             state.ready.push_back(slot);
             drop(state);
             self.available.add_permits(1);
@@ -505,7 +565,9 @@ impl Inner {
             .await;
             match gone {
                 Ok(()) => {
-                    inner.lock().used.remove(&index);
+                    let mut state = inner.lock();
+                    state.used.remove(&index);
+                    state.in_force.remove(&index);
                 }
                 // Unusable until a later run's sweep: giving the index out again could join two
                 // sandboxes.
@@ -554,6 +616,8 @@ fn check(config: &Config) -> Result<(), Error> {
 /// What the blocking part of the start finds out.
 struct Prepared {
     layout: Layout,
+    /// Why there is no packet filter.
+    no_firewall: Option<String>,
     max_slots: u32,
     /// Indices that an earlier run left.
     found: Vec<u32>,
@@ -566,19 +630,52 @@ fn prepare(config: &Config) -> Result<Prepared, Error> {
     let range = address::claim(&config.run_dir, &config.ranges, &link_prefix)?;
     let room = (1u64 << (32 - range.prefix())) / u64::from(slot::ADDRESSES_PER_SLOT);
     let max_slots = u32::try_from(room).map_or(config.max_slots, |room| room.min(config.max_slots));
+    let firewall = Firewall {
+        handle: nft::Handle::default(),
+        table: format!("atoll-{}", config.instance),
+        link_prefix: link_prefix.clone(),
+        range,
+        resolvers: config.resolvers.clone(),
+        denied: config.denied.clone(),
+    };
+    let installed = enable_egress(&firewall);
+    let no_firewall = installed.as_ref().err().map(|e| Chain(e).to_string());
     let layout = Layout {
         link_prefix,
         netns_dir,
         range,
+        firewall: installed.is_ok().then_some(firewall),
     };
     let found = layout
         .found()
         .map_err(Error::io("look for network slots of an earlier run"))?;
     Ok(Prepared {
         layout,
+        no_firewall,
         max_slots,
         found,
     })
+}
+
+/// The filter comes first: at no time is anything forwarded that it does not see.
+fn enable_egress(firewall: &Firewall) -> Result<(), Error> {
+    firewall
+        .install()
+        .map_err(Error::io("set up the packet filter (nf_tables)"))?;
+    slot::write_sysctl("net/ipv4/ip_forward", "1").map_err(Error::io("turn on IPv4 forwarding"))
+}
+
+/// Accepting in one table does not overrule a drop in another.
+fn caution(firewall: &Firewall) -> Option<String> {
+    const IPV4_FAMILY: u8 = 2;
+    let (family, table) = firewall::foreign_drop(&firewall.table)?;
+    let family = if family == IPV4_FAMILY { "ip" } else { "inet" };
+    let prefix = &firewall.link_prefix;
+    Some(format!(
+        "the firewall table `{family} {table}` drops forwarded packets by default; it must accept those \
+         from and to interfaces `{prefix}*` (Docker: iptables -I DOCKER-USER -i {prefix}+ -j ACCEPT, and \
+         the same with -o)"
+    ))
 }
 
 async fn blocking<T: Send + 'static>(

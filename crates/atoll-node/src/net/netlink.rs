@@ -6,7 +6,6 @@
 //! may block. Both families share this one encoder because together they use about a dozen messages;
 //! generated bindings would be a hundred times larger than what is used of them.
 //! Source of the formats: the kernel's netlink(7), rtnetlink(7) and uapi headers.
-#![expect(dead_code, reason = "batches are for the packet filter")]
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -103,6 +102,11 @@ impl Message {
             .expect("nests are our own and far below 64 KiB");
         self.bytes[start..start + 2].copy_from_slice(&len.to_ne_bytes());
         self
+    }
+
+    /// What has been appended so far, without the header.
+    pub(super) fn body(&self) -> &[u8] {
+        &self.bytes[HEADER_LEN..]
     }
 
     fn pad(&mut self) {

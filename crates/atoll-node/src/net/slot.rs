@@ -16,8 +16,10 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::UnmountFlags;
 
 use super::cidr::Cidr;
+use super::firewall::Firewall;
 use super::link;
 use super::netlink::{Family, Socket};
+use super::policy::Rules;
 use super::sys;
 
 /// Name of the interface inside the namespace.
@@ -41,6 +43,8 @@ pub(super) struct Layout {
     pub(super) netns_dir: PathBuf,
     /// Where the addresses come from.
     pub(super) range: Cidr,
+    /// What sandboxes may reach; `None` where the machine has no packet filter and so no egress.
+    pub(super) firewall: Option<Firewall>,
 }
 
 impl Layout {
@@ -76,6 +80,9 @@ impl Layout {
         let mut socket = Socket::open(Family::Route)?;
         let path = self.netns_path(index);
         std::fs::File::create(&path)?;
+        if let Some(firewall) = &self.firewall {
+            firewall.apply(index, &name, &Rules::default())?;
+        }
         // The namespace is entered by a thread that ends here, so that no pooled thread is ever left
         // in a foreign namespace.
         std::thread::scope(|scope| {
@@ -99,7 +106,12 @@ impl Layout {
     /// and socket have gone; the veth pair goes at once.
     pub(super) fn destroy(&self, index: u32) -> io::Result<()> {
         let mut socket = Socket::open(Family::Route)?;
-        link::delete_link(&mut socket, &self.link_name(index))?;
+        let name = self.link_name(index);
+        link::delete_link(&mut socket, &name)?;
+        if let Some(firewall) = &self.firewall {
+            firewall.forget(index, &name)?;
+        }
+        // The file goes last: as long as it is there, a sweep finds the slot.
         let path = self.netns_path(index);
         match rustix::mount::unmount(&path, UnmountFlags::DETACH) {
             Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}

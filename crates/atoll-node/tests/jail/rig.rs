@@ -176,6 +176,8 @@ impl World {
             instance: self.instance.clone(),
             run_dir: base.join("net"),
             ranges: ranges(),
+            resolvers: vec![std::net::Ipv4Addr::new(8, 8, 8, 8)],
+            denied: Vec::new(),
             ready: 4,
             max_slots: 512,
         })

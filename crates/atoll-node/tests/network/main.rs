@@ -2,5 +2,6 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 #![expect(clippy::disallowed_methods, reason = "tests measure and start helpers")]
 
+mod egress;
 mod pool;
 mod world;

@@ -22,6 +22,8 @@ pub(crate) fn in_pretend_host<F: Future<Output = ()>>(test: impl FnOnce() -> F +
         }
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         mount_change("/", private).unwrap();
+        // For what `ip netns` leaves there.
+        run("mount -t tmpfs none /run");
         run("ip link set lo up");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -59,6 +61,8 @@ pub(crate) fn config(ready: usize, max_slots: u32) -> (tempfile::TempDir, Config
         ranges: Vec::new(),
         ready,
         max_slots,
+        resolvers: Vec::new(),
+        denied: Vec::new(),
     };
     (dir, config)
 }
