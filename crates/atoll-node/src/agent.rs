@@ -42,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::owner::{Command, Owner};
-use crate::driver::{Driver, Instance};
+use crate::driver::{Capabilities, Driver, Instance};
 use crate::image::{self, TemplateStore};
 use crate::ledger::{self, Found, Ledger, Record, Stage};
 
@@ -220,6 +220,18 @@ impl Agent {
         Ok(agent)
     }
 
+    /// Who this node is.
+    #[must_use]
+    pub fn node(&self) -> &NodeId {
+        &self.inner.config.node
+    }
+
+    /// What the driver can do.
+    #[must_use]
+    pub fn capabilities(&self) -> Capabilities {
+        self.inner.driver.capabilities()
+    }
+
     /// Serves until cancelled, then stops the owners and gives back what is prepared. Sandboxes
     /// live on, unless [`Self::shutdown_sandboxes`] ended them before.
     pub async fn run(&self, cancel: CancellationToken) {
@@ -291,7 +303,7 @@ impl Agent {
             return CallOutcome::Unknown("the removal still goes on".to_owned());
         }
         if self.inner.lock().entries.contains_key(id) {
-            // The owner stopped without removing it: the agent is closing, or a step failed.
+            // The owner stopped without removing it, because the agent stops.
             return CallOutcome::Unknown("the removal did not finish".to_owned());
         }
         CallOutcome::Done(())

@@ -22,11 +22,11 @@ use crate::driver::{self, Created, ImageDefaults, Instance, Timings, Usage};
 use crate::guest_client::{self, GUEST_AGENT_PORT};
 use crate::ledger::{Record, Stage};
 
-/// How often a release that failed is tried again before it is left to the next start.
-const RELEASE_ATTEMPTS: u32 = 5;
+/// Pause before a release that failed is tried again; doubled each time.
+const RELEASE_PAUSE: Duration = Duration::from_millis(200);
 
-/// Pause between attempts.
-const RELEASE_PAUSE: Duration = Duration::from_millis(500);
+/// Longest pause between attempts.
+const RELEASE_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// An order to the owner.
 #[derive(Debug)]
@@ -113,6 +113,7 @@ impl Owner {
                 Ok(instance)
             }
             Err(refusal) => {
+                // If the agent stops in the middle, the record still says that it was being made.
                 self.release(&instance).await;
                 Err(refusal)
             }
@@ -238,20 +239,22 @@ impl Owner {
         Some((now, usage))
     }
 
-    /// Frees what the instance holds; `false` if that did not work, and the sandbox stays accounted
-    /// for until the next start cleans up.
+    /// Frees what the instance holds, however often that takes; `false` if the agent stops before,
+    /// and the next start cleans up.
     async fn release(&self, instance: &Arc<dyn Instance>) -> bool {
-        for attempt in 1..=RELEASE_ATTEMPTS {
-            match instance.release().await {
-                Ok(()) => return true,
-                Err(error) => {
-                    let (id, error) = (&self.record.id, Chain(&error).to_string());
-                    tracing::warn!(sandbox = %id, attempt, error, "release failed");
-                    sleep(RELEASE_PAUSE).await;
-                }
+        let mut pause = RELEASE_PAUSE;
+        loop {
+            let Err(error) = instance.release().await else {
+                return true;
+            };
+            let (id, error) = (&self.record.id, Chain(&error).to_string());
+            tracing::warn!(sandbox = %id, error, "release failed, to be tried again");
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.agent.cancel.cancelled() => return false,
             }
+            pause = (pause * 2).min(RELEASE_PAUSE_MAX);
         }
-        false
     }
 
     fn write_record(&self) -> Result<(), Refusal> {

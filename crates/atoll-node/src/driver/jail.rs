@@ -25,6 +25,7 @@ use async_trait::async_trait;
 use atoll_core::network::NetworkPolicy;
 use atoll_core::sandbox::SandboxSpec;
 use atoll_jail::spec::{Prepare, Start, UID_COUNT};
+use rustix::fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, memfd_create};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -359,8 +360,8 @@ impl Shared {
         make_private(&staging).map_err(Error::failed("make the staging directory"))?;
         let disks = DiskMaker::open(config.data_dir.join("disks"))
             .map_err(Error::failed("open the disk directory"))?;
-        let guest_agent = File::open(&config.guest_agent)
-            .map_err(Error::failed("open the guest agent's executable"))?;
+        let guest_agent = seal_program(&config.guest_agent)
+            .map_err(Error::failed("load the guest agent's executable"))?;
         Ok(Self {
             config,
             cgroups,
@@ -489,6 +490,18 @@ impl Laps {
         let micros = |(step, micros)| (format!("start/{step}"), Duration::from_micros(micros));
         self.done.extend(steps.into_iter().map(micros));
     }
+}
+
+/// Copies a program into sealed memory, once for all sandboxes: what they see of it (through
+/// `/proc/1/exe`) is no file of the host, and nothing that happens to the file changes it.
+fn seal_program(path: &Path) -> io::Result<File> {
+    let memory = memfd_create("envd", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut program = File::from(memory);
+    io::copy(&mut File::open(path)?, &mut program)?;
+    fchmod(&program, Mode::from_raw_mode(0o555))?;
+    let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    fcntl_add_seals(&program, seals)?;
+    Ok(program)
 }
 
 /// Whether a policy allows the egress that every fresh slot has.

@@ -4,8 +4,8 @@
 //! come being the first served, for as long as their order is in time. A failure to make one is
 //! passed over; several in a row are told to whoever waits.
 //!
-//! The store makes a bounded number at a time and holds a bounded number. One task, [`Stock::fill`],
-//! does all the making.
+//! The store makes a bounded number at a time and holds a bounded number. One task,
+//! [`Stock::fill`], does all the making.
 
 use std::collections::VecDeque;
 use std::future::Future;
