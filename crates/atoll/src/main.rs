@@ -1,1 +1,72 @@
-fn main() {}
+//! The `atoll` binary: command line, configuration, telemetry and composition; nothing else.
+#![forbid(unsafe_code)]
+
+mod adapters;
+mod bench;
+mod cli;
+mod client;
+mod commands;
+mod connection;
+mod dev;
+mod guest;
+mod node;
+mod output;
+mod process;
+mod stack;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::cli::{BenchCommand, Cli, Command, LogFormat};
+use crate::commands::run::Exit;
+
+/// Version and commit, as `--version` shows them.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ATOLL_COMMIT"), ")");
+
+/// What commands that talk to a server log, unless `ATOLL_LOG` says otherwise.
+const QUIET: &str = "warn";
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::complain(&format!("no runtime: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(dispatch(cli.command)) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            output::complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn dispatch(command: Command) -> anyhow::Result<Exit> {
+    // A server configures its own logging.
+    if !matches!(command, Command::Dev(_)) {
+        telemetry::start(LogFormat::Text, QUIET);
+    }
+    match command {
+        Command::Dev(arguments) => dev::run(arguments).await?,
+        Command::Run(arguments) => return commands::run::run(arguments).await,
+        Command::Sandbox(command) => return commands::sandbox::run(command).await,
+        Command::Template(command) => commands::template::run(command).await?,
+        Command::Key(command) => commands::key::run(command).await?,
+        Command::Doctor(arguments) => commands::doctor::run(&arguments)?,
+        Command::Bench(BenchCommand::Create(arguments)) => bench::create::run(&arguments).await?,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "atoll", &mut script);
+            output::bytes(&script, &mut std::io::stdout().lock())?;
+        }
+    }
+    Ok(Exit::SUCCESS)
+}

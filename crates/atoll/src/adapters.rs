@@ -1,0 +1,107 @@
+//! Joins the components inside one process, where a fleet has a network between them.
+
+use std::io;
+
+use async_trait::async_trait;
+use atoll_control::node_client::NodeClient;
+use atoll_control::route_publisher::RoutePublisher;
+use atoll_core::id::{BuildId, Generation, NodeId, SandboxId, TemplateId};
+use atoll_core::network::NetworkPolicy;
+use atoll_core::node::{CallOutcome, NodeReport, ObservedSandbox};
+use atoll_core::route::{Route, RouteUpdate};
+use atoll_core::sandbox::SandboxSpec;
+use atoll_core::template::TemplateSource;
+use atoll_edge::dial::{BoxedStream, Dialer};
+use atoll_edge::table::RouteTable;
+use atoll_node::agent::Agent;
+
+/// The node of this process, as control sees it.
+#[derive(Debug)]
+pub(crate) struct InProcessNode {
+    agent: Agent,
+    id: NodeId,
+}
+
+impl InProcessNode {
+    pub(crate) const fn new(id: NodeId, agent: Agent) -> Self {
+        Self { agent, id }
+    }
+}
+
+#[async_trait]
+impl NodeClient for InProcessNode {
+    fn node(&self) -> &NodeId {
+        &self.id
+    }
+
+    async fn ensure(&self, spec: &SandboxSpec) -> CallOutcome<ObservedSandbox> {
+        self.agent.ensure(spec).await
+    }
+
+    async fn remove(&self, id: &SandboxId, generation: Generation) -> CallOutcome<()> {
+        self.agent.remove(id, generation).await
+    }
+
+    async fn update_network(
+        &self,
+        id: &SandboxId,
+        generation: Generation,
+        policy: &NetworkPolicy,
+    ) -> CallOutcome<()> {
+        self.agent.update_network(id, generation, policy).await
+    }
+
+    async fn report(&self) -> CallOutcome<NodeReport> {
+        CallOutcome::Done(self.agent.report())
+    }
+
+    async fn import_template(
+        &self,
+        template: &TemplateId,
+        build: &BuildId,
+        source: &TemplateSource,
+    ) -> CallOutcome<()> {
+        self.agent.import_template(template, build, source).await
+    }
+
+    async fn remove_template(&self, template: &TemplateId, build: &BuildId) -> CallOutcome<()> {
+        self.agent.remove_template(template, build).await
+    }
+}
+
+/// The edge of this process, as control tells it of routes.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    table: RouteTable,
+}
+
+impl Routes {
+    pub(crate) const fn new(table: RouteTable) -> Self {
+        Self { table }
+    }
+}
+
+impl RoutePublisher for Routes {
+    fn publish(&self, update: RouteUpdate) {
+        self.table.apply(update);
+    }
+}
+
+/// The node of this process, as the edge reaches sandboxes through it.
+#[derive(Debug)]
+pub(crate) struct NodeDialer {
+    agent: Agent,
+}
+
+impl NodeDialer {
+    pub(crate) const fn new(agent: Agent) -> Self {
+        Self { agent }
+    }
+}
+
+#[async_trait]
+impl Dialer for NodeDialer {
+    async fn dial(&self, route: &Route, port: u16) -> io::Result<BoxedStream> {
+        Ok(Box::new(self.agent.dial(&route.sandbox, port).await?))
+    }
+}

@@ -1,0 +1,301 @@
+//! The command line: what there is to type, with its help. No behaviour.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Where Atoll keeps its state unless told otherwise.
+pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/atoll";
+
+/// Self-hosted sandboxes for AI agents, speaking the E2B API.
+#[derive(Debug, Parser)]
+#[command(name = "atoll", version = crate::VERSION, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run everything on this machine in one process: store, control, API, edge and one node.
+    Dev(DevArgs),
+    /// Run one command in a sandbox made for it, and remove the sandbox.
+    Run(RunArgs),
+    /// List, look into, use and remove sandboxes.
+    #[command(subcommand)]
+    Sandbox(SandboxCommand),
+    /// Make, list and remove templates, the root file systems sandboxes start from.
+    #[command(subcommand)]
+    Template(TemplateCommand),
+    /// Make, list and revoke API keys.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Say what this machine offers each driver, and how to mend what is missing.
+    Doctor(DoctorArgs),
+    /// Measure.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Print a shell's completion script.
+    Completions {
+        /// The shell to print for.
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevArgs {
+    /// Address for the API and for sandbox traffic.
+    #[arg(long, default_value = "127.0.0.1:3000", env = "ATOLL_LISTEN")]
+    pub(crate) listen: SocketAddr,
+    #[command(flatten)]
+    pub(crate) data: DataDirArgs,
+    /// The API key to accept, `e2b_` and 40 hex digits; made at the first start otherwise.
+    #[arg(long, env = "ATOLL_API_KEY", hide_env_values = true)]
+    pub(crate) api_key: Option<String>,
+    /// Domain of sandbox host names, `<port>-<id>.<domain>`.
+    #[arg(long, env = "ATOLL_DOMAIN")]
+    pub(crate) domain: Option<String>,
+    /// Print one JSON line when ready, and nothing else, on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// How to write logs (standard error).
+    #[arg(long, value_enum, default_value = "text", env = "ATOLL_LOG_FORMAT")]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DataDirArgs {
+    /// Folder for the database, templates and sandboxes.
+    #[arg(long, default_value = DEFAULT_DATA_DIR, env = "ATOLL_DATA_DIR")]
+    pub(crate) data_dir: PathBuf,
+}
+
+/// How to reach a server. What is not given is read from the running `atoll dev`'s data directory.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServerArgs {
+    /// URL of the API.
+    #[arg(long, env = "E2B_API_URL")]
+    pub(crate) api_url: Option<String>,
+    /// URL of sandbox traffic; the API's unless given.
+    #[arg(long, env = "E2B_SANDBOX_URL")]
+    pub(crate) sandbox_url: Option<String>,
+    /// API key.
+    #[arg(long, env = "E2B_API_KEY", hide_env_values = true)]
+    pub(crate) api_key: Option<String>,
+    /// Token of the operators' part of the API.
+    #[arg(long, env = "ATOLL_ADMIN_TOKEN", hide_env_values = true)]
+    pub(crate) admin_token: Option<String>,
+    #[command(flatten)]
+    pub(crate) data: DataDirArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    #[command(flatten)]
+    pub(crate) process: ProcessArgs,
+    /// Template to start from.
+    #[arg(long, short, default_value = "base")]
+    pub(crate) template: String,
+    /// Seconds until the sandbox is removed whatever happens.
+    #[arg(long, default_value_t = 300)]
+    pub(crate) timeout_s: u32,
+    /// The command and its arguments.
+    #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProcessArgs {
+    /// Environment for the command: NAME=VALUE, may repeat.
+    #[arg(long = "env", short, value_name = "NAME=VALUE", value_parser = parse_variable)]
+    pub(crate) envs: Vec<(String, String)>,
+    /// Working directory; the user's home unless given.
+    #[arg(long)]
+    pub(crate) cwd: Option<String>,
+    /// User inside the sandbox.
+    #[arg(long, short)]
+    pub(crate) user: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SandboxCommand {
+    /// List sandboxes, newest first.
+    #[command(visible_alias = "ls")]
+    List {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Print JSON, one object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one sandbox.
+    Info {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its id.
+        id: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove sandboxes.
+    Kill {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Their ids.
+        #[arg(required_unless_present = "all")]
+        ids: Vec<String>,
+        /// Remove every sandbox of the team.
+        #[arg(long, conflicts_with = "ids")]
+        all: bool,
+    },
+    /// Run a command in a sandbox.
+    Exec {
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        process: ProcessArgs,
+        /// Its id.
+        id: String,
+        /// The command and its arguments.
+        #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Show what happened to a sandbox.
+    Logs {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its id.
+        id: String,
+        /// Print JSON, one object a line.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TemplateCommand {
+    /// Make a template from a folder, an archive, an image or a Debian suite.
+    Import {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its name.
+        name: String,
+        /// DIR, TAR, oci-layout:PATH, docker://IMAGE, debian:SUITE[,PACKAGE…] or host.
+        #[arg(long)]
+        from: String,
+        /// Cores of its sandboxes.
+        #[arg(long)]
+        cpu_count: Option<u32>,
+        /// Memory of its sandboxes, in MiB.
+        #[arg(long)]
+        memory_mib: Option<u32>,
+        /// Writable disk of its sandboxes, in MiB.
+        #[arg(long)]
+        disk_mib: Option<u32>,
+    },
+    /// List templates.
+    #[command(visible_alias = "ls")]
+    List {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Print JSON, one object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a template.
+    Rm {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its name or id.
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a key; it is shown this once.
+    Create {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// What it is for.
+        name: String,
+        /// A key that may look but not touch.
+        #[arg(long)]
+        read_only: bool,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List keys, masked.
+    #[command(visible_alias = "ls")]
+    List {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Print JSON, one object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Revoke a key.
+    Revoke {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its id, as `key list` shows it.
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) data: DataDirArgs,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Time create, guest agent and first command of sandboxes.
+    Create(BenchCreateArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchCreateArgs {
+    #[command(flatten)]
+    pub(crate) data: DataDirArgs,
+    /// Driver to measure.
+    #[arg(long, default_value = "jail")]
+    pub(crate) driver: String,
+    /// How many sandboxes are made at a time; several, separated by commas, are measured in turn.
+    #[arg(long, value_delimiter = ',', default_value = "1,10,20")]
+    pub(crate) concurrency: Vec<usize>,
+    /// How many sandboxes are made for each concurrency.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) count: usize,
+    /// Template to start from.
+    #[arg(long, default_value = "base")]
+    pub(crate) template: String,
+    /// Print one JSON object a line instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn parse_variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
+}

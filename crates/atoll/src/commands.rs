@@ -1,0 +1,7 @@
+//! What each subcommand does, one module a group.
+
+pub(crate) mod doctor;
+pub(crate) mod key;
+pub(crate) mod run;
+pub(crate) mod sandbox;
+pub(crate) mod template;

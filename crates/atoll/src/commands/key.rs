@@ -1,0 +1,83 @@
+//! `atoll key …`.
+
+use anyhow::Context;
+use http::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::cli::KeyCommand;
+use crate::client::segment;
+use crate::commands::sandbox::client;
+use crate::output;
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Key {
+    id: String,
+    name: String,
+    mask: Mask,
+    created_at: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Mask {
+    prefix: String,
+    masked_value_prefix: String,
+    masked_value_suffix: String,
+}
+
+/// Does what the subcommand says.
+///
+/// # Errors
+/// If no server is known, or what the server says.
+pub(crate) async fn run(command: KeyCommand) -> anyhow::Result<()> {
+    match command {
+        KeyCommand::Create {
+            server,
+            name,
+            read_only,
+            json,
+        } => {
+            let body = json!({ "name": name, "readOnly": read_only });
+            let key: Value = client(&server)?
+                .call(Method::POST, "/api-keys", Some(body))
+                .await?;
+            if json {
+                return output::json(&key);
+            }
+            output::line(key["key"].as_str().context("the answer holds no key")?)
+        }
+        KeyCommand::List { server, json } => {
+            let keys: Vec<Value> = client(&server)?
+                .call(Method::GET, "/api-keys", None)
+                .await?;
+            if json {
+                return keys.iter().try_for_each(output::json);
+            }
+            let rows = keys.into_iter().map(|key| {
+                let Key {
+                    id,
+                    name,
+                    mask,
+                    created_at,
+                } = serde_json::from_value(key)?;
+                let Mask {
+                    prefix,
+                    masked_value_prefix: start,
+                    masked_value_suffix: end,
+                } = mask;
+                Ok(vec![id, name, format!("{prefix}{start}…{end}"), created_at])
+            });
+            let rows = rows.collect::<anyhow::Result<Vec<_>>>()?;
+            output::line(&output::table(&["ID", "NAME", "KEY", "CREATED"], &rows))
+        }
+        KeyCommand::Revoke { server, id } => {
+            let path = format!("/api-keys/{}", segment(&id));
+            client(&server)?
+                .send(Method::DELETE, &path, None)
+                .await
+                .map(drop)
+        }
+    }
+}

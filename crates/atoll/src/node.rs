@@ -1,0 +1,128 @@
+//! The composition of a node: network slots, templates, the jail driver and the agent, on one data
+//! directory. `dev` has it in its own process; a machine of a fleet runs it alone.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use atoll_control::clock::SystemClock;
+use atoll_control::random::{Random, SystemRandom};
+use atoll_core::id::NodeId;
+use atoll_core::node::NodeEvent;
+use atoll_node::agent::{self, Agent};
+use atoll_node::driver::jail::{self, JailDriver};
+use atoll_node::image::{self, TemplateStore};
+use atoll_node::net;
+use tokio::sync::mpsc;
+
+use crate::guest;
+
+/// How much more than the machine has is promised: sandboxes idle most of the time, but what they
+/// have written into memory stays.
+const CPU_RATIO: f64 = 16.0;
+const MEMORY_RATIO: f64 = 8.0;
+/// Disks are sparse files; few fill theirs.
+const DISK_RATIO: f64 = 16.0;
+/// Sandboxes at a time; each has a network slot and an uid range.
+const SANDBOXES_MAX: usize = 2000;
+/// Prepared network slots, supervisors and disks: a burst of this many creates waits for none.
+const READY: usize = 24;
+/// Time between usage samples of one sandbox, as E2B takes them.
+const USAGE_INTERVAL: Duration = Duration::from_secs(5);
+/// Random bytes that tell this node from others on the same machine.
+const INSTANCE_BYTES: usize = 3;
+
+/// Starts the node `id`: takes the directory over, adopts the sandboxes that live, and answers when
+/// orders can come.
+///
+/// # Errors
+/// What the machine lacks or refuses.
+pub(crate) async fn start(
+    id: NodeId,
+    data_dir: &Path,
+    usual_disk_mib: u32,
+    events: mpsc::Sender<NodeEvent>,
+) -> anyhow::Result<Agent> {
+    fs::create_dir_all(data_dir).with_context(|| format!("make `{}`", data_dir.display()))?;
+    let instance = instance(data_dir)?;
+    let guest_agent = install(data_dir, "atoll-envd", guest::ENVD)?;
+    let supervisor = install(data_dir, "atoll-jail", guest::JAIL)?;
+    let resolvers = net::resolver::choose(&[]);
+    let net = net::Pool::start(net::Config {
+        instance: instance.clone(),
+        run_dir: data_dir.join("net"),
+        ranges: Vec::new(),
+        resolvers: resolvers.clone(),
+        denied: Vec::new(),
+        ready: READY,
+        max_slots: u32::try_from(SANDBOXES_MAX + READY)?,
+    });
+    let net = net.await.context("prepare the network")?;
+    let templates = TemplateStore::open(image::Config {
+        dir: data_dir.join("templates"),
+        sudo: Some(guest_agent.clone()),
+    });
+    let templates = templates.context("open the templates")?;
+    let driver = jail::Config {
+        instance,
+        data_dir: data_dir.to_owned(),
+        supervisor,
+        guest_agent,
+        nameservers: resolvers.into_iter().map(IpAddr::V4).collect(),
+        ready_cells: READY,
+        ready_disks: READY,
+        usual_disk_mib,
+    };
+    let driver = JailDriver::open(driver, net, templates.clone()).await;
+    let driver = Arc::new(driver.context("open the jail driver")?);
+    let total = agent::machine_resources(data_dir, CPU_RATIO, MEMORY_RATIO, DISK_RATIO)?;
+    let config = agent::Config {
+        node: id,
+        data_dir: data_dir.to_owned(),
+        total,
+        max_sandboxes: SANDBOXES_MAX,
+        usage_interval: USAGE_INTERVAL,
+    };
+    let clock = Arc::new(SystemClock);
+    Ok(Agent::start(config, driver, templates, clock, events).await?)
+}
+
+/// What tells this node's namespaces, cgroups and rules from those of others on the machine; the
+/// same at every start.
+fn instance(data_dir: &Path) -> anyhow::Result<String> {
+    let path = data_dir.join("instance");
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let mut random = [0; INSTANCE_BYTES];
+            SystemRandom.fill(&mut random);
+            let text = hex::encode(random);
+            fs::write(&path, &text).with_context(|| format!("write `{}`", path.display()))?;
+            Ok(text)
+        }
+        Err(error) => Err(error).context(format!("read `{}`", path.display())),
+    }
+}
+
+/// Writes a guest binary where the driver finds it. One that runs keeps its own file: the new one
+/// takes over the name, not the contents.
+fn install(data_dir: &Path, name: &str, contents: &[u8]) -> anyhow::Result<PathBuf> {
+    let folder = data_dir.join("bin");
+    let path = folder.join(name);
+    if fs::read(&path).is_ok_and(|present| present == contents) {
+        return Ok(path);
+    }
+    let write = || {
+        fs::create_dir_all(&folder)?;
+        let temporary = path.with_extension("new");
+        fs::write(&temporary, contents)?;
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755))?;
+        fs::rename(&temporary, &path)
+    };
+    write().with_context(|| format!("write `{}`", path.display()))?;
+    Ok(path)
+}
