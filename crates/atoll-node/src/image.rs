@@ -29,14 +29,28 @@ use atoll_core::template::TemplateSource;
 use serde::{Deserialize, Serialize};
 
 mod account;
+pub mod debian;
+mod directory;
+mod guard;
 mod host;
+pub mod oci;
+pub mod registry;
 mod setup;
 mod tree;
+pub mod unpack;
+
+use self::debian::DebianError;
+use self::oci::OciError;
+use self::registry::{PullError, Registries};
+use self::tree::Tree;
+use self::unpack::{Budget, Limits, UnpackError};
 
 /// The file that describes a build. Written last.
 const METADATA_FILE: &str = "template.json";
 /// Where builds are made and removed.
 const PARTIAL_DIR: &str = ".partial";
+/// The layer of an imported template.
+const ROOT_LAYER: &str = "root";
 /// Version of [`METADATA_FILE`]; a build of another version does not resolve.
 const FORMAT: u32 = 1;
 
@@ -75,12 +89,59 @@ pub struct Config {
     pub sudo: Option<PathBuf>,
 }
 
+/// How templates are imported from elsewhere.
+#[derive(Debug, Clone, Default)]
+pub struct ImportConfig {
+    /// Bounds of one template.
+    pub limits: Limits,
+    /// Registries that are not simply asked anonymously over HTTPS.
+    pub registries: Registries,
+    /// Where Debian packages come from; otherwise from the host's own mirror.
+    pub debian_mirror: Option<String>,
+}
+
 /// What can go wrong with templates.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// This kind of source is not supported here.
     #[error("not supported: {0}")]
     Unsupported(String),
+    /// An image cannot be used.
+    #[error("import the image `{image}`")]
+    Image {
+        /// Which.
+        image: String,
+        /// Why.
+        #[source]
+        source: OciError,
+    },
+    /// An image cannot be pulled.
+    #[error("pull the image `{image}`")]
+    Pull {
+        /// Which.
+        image: String,
+        /// Why.
+        #[source]
+        source: PullError,
+    },
+    /// A Debian suite cannot be made.
+    #[error("make the Debian suite `{suite}`")]
+    Debian {
+        /// Which.
+        suite: String,
+        /// Why.
+        #[source]
+        source: DebianError,
+    },
+    /// An archive or image cannot be unpacked.
+    #[error("unpack `{path}`")]
+    Unpack {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: UnpackError,
+    },
     /// The machine refused a step.
     #[error("{action} `{path}`")]
     Io {
@@ -142,6 +203,7 @@ enum Layer {
 #[derive(Debug, Clone)]
 pub struct TemplateStore {
     config: Arc<Config>,
+    import: Arc<ImportConfig>,
     /// Tells concurrent work in [`PARTIAL_DIR`] apart.
     counter: Arc<AtomicU64>,
 }
@@ -154,6 +216,7 @@ impl TemplateStore {
     pub fn open(config: Config) -> Result<Self, Error> {
         let store = Self {
             config: Arc::new(config),
+            import: Arc::default(),
             counter: Arc::default(),
         };
         let partial = store.partial_dir();
@@ -164,6 +227,13 @@ impl TemplateStore {
             .map_err(Error::io("close to others", &store.config.dir))?;
         store.sweep()?;
         Ok(store)
+    }
+
+    /// The same store, importing as `import` says.
+    #[must_use]
+    pub fn with_import(mut self, import: ImportConfig) -> Self {
+        self.import = Arc::new(import);
+        self
     }
 
     /// The root file system of a build, if it is here and complete.
@@ -275,21 +345,50 @@ impl TemplateStore {
     }
 
     async fn make(&self, partial: &Path, source: &TemplateSource, log: Log) -> Result<(), Error> {
+        let make_dir = || fs::create_dir(partial);
+        make_dir().map_err(Error::io("make the directory", partial))?;
+        if let TemplateSource::Image(image) = source {
+            return self.make_from_image(partial, image, log).await;
+        }
         let partial = partial.to_owned();
-        let config = Arc::clone(&self.config);
+        let (config, import) = (Arc::clone(&self.config), Arc::clone(&self.import));
         let source = source.clone();
         blocking(move || {
-            fs::create_dir(&partial).map_err(Error::io("make the directory", &partial))?;
-            match source {
-                TemplateSource::Host => make_from_host(&config, &partial, &log),
-                TemplateSource::Directory(_)
-                | TemplateSource::Tar(_)
-                | TemplateSource::OciLayout(_)
-                | TemplateSource::Image(_)
-                | TemplateSource::Debian { .. } => {
-                    Err(Error::Unsupported("templates of this source".to_owned()))
-                }
-            }
+            let work = Work {
+                config: &config,
+                import: &import,
+                partial: &partial,
+                log: &*log,
+            };
+            work.make(&source)
+        })
+        .await
+    }
+
+    async fn make_from_image(&self, partial: &Path, image: &str, log: Log) -> Result<(), Error> {
+        let layout = partial.join("download");
+        let (registries, limit) = (&self.import.registries, self.import.limits.max_bytes);
+        let manifest = registry::pull(image, registries, &layout, limit, &*log)
+            .await
+            .map_err(|source| Error::Pull {
+                image: image.to_owned(),
+                source,
+            })?;
+        let (config, import) = (Arc::clone(&self.config), Arc::clone(&self.import));
+        let (partial, image) = (partial.to_owned(), image.to_owned());
+        blocking(move || {
+            let work = Work {
+                config: &config,
+                import: &import,
+                partial: &partial,
+                log: &*log,
+            };
+            work.import(|root, budget| {
+                let settings = oci::unpack_image(&layout, &manifest, root, budget, &*log);
+                let settings = settings.map_err(|source| Error::Image { image, source })?;
+                remove_dir(&layout)?;
+                Ok(settings)
+            })
         })
         .await
     }
@@ -322,16 +421,103 @@ impl TemplateStore {
     }
 }
 
-fn make_from_host(config: &Config, partial: &Path, log: &Log) -> Result<(), Error> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let host = host::Host {
-        root: Path::new("/"),
-        path: std::env::split_paths(&path).collect(),
-        sudo: config.sudo.as_deref(),
-    };
-    let mounts = host::build(&host, partial, &**log)
-        .map_err(Error::io("make the root file system in", partial))?;
-    finish(partial, mounts, ImageSettings::default())
+/// One build under way, on a thread that may block.
+struct Work<'a> {
+    config: &'a Config,
+    import: &'a ImportConfig,
+    /// Where it is made.
+    partial: &'a Path,
+    log: &'a (dyn Fn(&str) + Send + Sync),
+}
+
+impl Work<'_> {
+    fn make(&self, source: &TemplateSource) -> Result<(), Error> {
+        match source {
+            TemplateSource::Host => self.make_from_host(),
+            TemplateSource::Directory(path) => self.import(|root, budget| {
+                let copied = directory::copy(path, root, budget);
+                copied.map_err(unpack_error(path))?;
+                Ok(ImageSettings::default())
+            }),
+            TemplateSource::Tar(path) => self.import(|root, budget| {
+                let file = fs::File::open(path).map_err(Error::io("open", path))?;
+                let unpacked = unpack::unpack(io::BufReader::new(file), root, budget);
+                unpacked.map_err(unpack_error(path))?;
+                Ok(ImageSettings::default())
+            }),
+            TemplateSource::OciLayout(path) => self.import(|root, budget| {
+                let imported = oci::import_layout(path, root, budget, &self.log);
+                imported.map_err(|source| Error::Image {
+                    image: path.display().to_string(),
+                    source,
+                })
+            }),
+            TemplateSource::Debian { suite, packages } => self.import(|root, budget| {
+                self.make_debian(suite, packages, root, budget)?;
+                Ok(ImageSettings::default())
+            }),
+            TemplateSource::Image(_) => {
+                unreachable!("images are pulled before a blocking thread takes over")
+            }
+        }
+    }
+
+    fn make_from_host(&self) -> Result<(), Error> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let host = host::Host {
+            root: Path::new("/"),
+            path: std::env::split_paths(&path).collect(),
+            sudo: self.config.sudo.as_deref(),
+        };
+        let mounts = host::build(&host, self.partial, self.log)
+            .map_err(Error::io("make the root file system in", self.partial))?;
+        finish(self.partial, mounts, ImageSettings::default())
+    }
+
+    fn make_debian(
+        &self,
+        suite: &str,
+        packages: &[String],
+        root: &Tree,
+        budget: &mut Budget,
+    ) -> Result<(), Error> {
+        let scratch = self.partial.join("scratch");
+        fs::create_dir(&scratch).map_err(Error::io("make the directory", &scratch))?;
+        let mirror = self.import.debian_mirror.as_deref();
+        debian::import(suite, packages, mirror, &scratch, root, budget, self.log).map_err(
+            |source| Error::Debian {
+                suite: suite.to_owned(),
+                source,
+            },
+        )?;
+        remove_dir(&scratch)
+    }
+
+    /// Makes a template of one layer that `fill` writes, adds what sandboxes rely on, and describes it.
+    fn import(
+        &self,
+        fill: impl FnOnce(&Tree, &mut Budget) -> Result<ImageSettings, Error>,
+    ) -> Result<(), Error> {
+        let path = self.partial.join(ROOT_LAYER);
+        let make = || -> io::Result<Tree> {
+            fs::create_dir(&path)?;
+            Tree::open(&path)
+        };
+        let root = make().map_err(Error::io("make the layer", &path))?;
+        let settings = fill(&root, &mut Budget::new(self.import.limits))?;
+        setup::complete(&root, self.config.sudo.as_deref())
+            .map_err(Error::io("add the user and system directories to", &path))?;
+        let mounts = vec![Mount {
+            mount_point: "/".into(),
+            layers: vec![Layer::Own(ROOT_LAYER.into())],
+        }];
+        finish(self.partial, mounts, settings)
+    }
+}
+
+fn unpack_error(path: &Path) -> impl FnOnce(UnpackError) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Unpack { path, source }
 }
 
 /// Describes a build, and brings it to the disk before it is put in place.

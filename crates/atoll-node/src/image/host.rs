@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use super::account;
 use super::setup;
-use super::tree::{Meta, Tree};
+use super::tree::{Extra, Meta, Tree};
 use super::{Layer, Mount};
 
 /// What is taken from the host's `/etc`: files and whole directories.
@@ -237,7 +237,7 @@ fn supplement(
     if !in_usr("sudo") {
         if let Some(program) = host.sudo {
             let mut file = fs::File::open(program)?;
-            usr.file_from("bin/sudo", Meta::root(0o4755), &mut file, &[])?;
+            usr.file_from("bin/sudo", Meta::root(0o4755), &mut file, &Extra::default())?;
         } else {
             log("the host has no sudo, and there is nothing to take its place");
         }

@@ -2,9 +2,10 @@
 //! `user`, and settings that make a sandbox usable at once.
 
 use std::io;
+use std::path::Path;
 
 use super::account::{self, Accounts};
-use super::tree::{Meta, Tree};
+use super::tree::{Extra, Meta, Tree};
 
 /// Largest account file that is read.
 const MAX_ACCOUNT_FILE: u64 = 4 * 1024 * 1024;
@@ -131,8 +132,11 @@ pub(super) fn apt(root: &Tree, sources: &[(String, String)]) -> io::Result<()> {
 
 /// Gives a root file system that came from elsewhere what sandboxes rely on, and leaves alone what it
 /// has already.
-#[expect(dead_code, reason = "for imported templates")]
-pub(super) fn complete(root: &Tree) -> io::Result<()> {
+///
+/// `sudo` is a program to stand in for it where there is none.
+pub(super) fn complete(root: &Tree, sudo: Option<&Path>) -> io::Result<()> {
+    // An archive's own entry for its root is often private to whoever made it.
+    root.dir("", Meta::root(0o755))?;
     for (path, mode) in DIRECTORIES {
         if !root.exists(path) {
             root.dir(path, Meta::root(*mode))?;
@@ -156,12 +160,18 @@ pub(super) fn complete(root: &Tree) -> io::Result<()> {
         account::with_user(&found, shell)
     };
     write_accounts(root, &found)?;
-    for (path, content) in [("etc/hosts", HOSTS), ("etc/resolv.conf", "")] {
-        if !root.exists(path) {
-            root.file(path, Meta::root(0o644), content)?;
-        }
+    if !root.exists("etc/hosts") {
+        root.file("etc/hosts", Meta::root(0o644), HOSTS)?;
     }
-    if root.exists("usr/bin/sudo") || root.exists("bin/sudo") {
+    // Whoever made the system left its own there, or a link to a service that sandboxes have not.
+    root.file("etc/resolv.conf", Meta::root(0o644), "")?;
+    let has_sudo = || root.exists("usr/bin/sudo") || root.exists("bin/sudo");
+    if let (Some(program), false) = (sudo, has_sudo()) {
+        let mut file = std::fs::File::open(program)?;
+        let extra = Extra::default();
+        root.file_from("usr/bin/sudo", Meta::root(0o4755), &mut file, &extra)?;
+    }
+    if has_sudo() {
         root.dir("etc/sudoers.d", Meta::root(0o750))?;
         root.file("etc/sudoers.d/90-user", Meta::root(0o440), SUDOERS_USER)?;
     }

@@ -3,8 +3,6 @@
 //! Every path is resolved inside the tree as if the tree were `/` (`openat2` with `RESOLVE_IN_ROOT`),
 //! so neither `..` nor a symbolic link that an archive brought along can lead a write outside. Owners
 //! and modes are set explicitly and never depend on the process's umask.
-#![expect(dead_code, reason = "the unpacker of archives uses the rest")]
-
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -12,7 +10,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
+};
 use rustix::io::Errno;
 
 /// Deepest path that is followed while removing; deeper trees are refused rather than recursed into.
@@ -36,6 +36,14 @@ impl Meta {
             mode,
         }
     }
+}
+
+/// What files can have beside owner and mode.
+#[derive(Debug, Default)]
+pub(super) struct Extra {
+    pub(super) xattrs: Vec<(String, Vec<u8>)>,
+    /// Time of the last change, in seconds since the epoch. Compiled Python depends on it.
+    pub(super) modified: Option<i64>,
 }
 
 /// See the module.
@@ -73,16 +81,16 @@ impl Tree {
         meta: Meta,
         content: impl AsRef<[u8]>,
     ) -> io::Result<()> {
-        self.file_from(path, meta, &mut content.as_ref(), &[])
+        self.file_from(path, meta, &mut content.as_ref(), &Extra::default())
     }
 
-    /// Like [`Self::file`], with content from a reader, and extended attributes.
+    /// Like [`Self::file`], with content from a reader, and more about the file.
     pub(super) fn file_from(
         &self,
         path: impl AsRef<Path>,
         meta: Meta,
         content: &mut dyn Read,
-        xattrs: &[(String, Vec<u8>)],
+        extra: &Extra,
     ) -> io::Result<()> {
         let place = self.vacate(path.as_ref())?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -92,8 +100,19 @@ impl Tree {
         file.flush()?;
         set_meta(file.as_fd(), meta)?;
         // After the change of owner, which clears file capabilities.
-        for (name, value) in xattrs {
+        for (name, value) in &extra.xattrs {
             rustix::fs::fsetxattr(&file, name.as_str(), value, XattrFlags::empty())?;
+        }
+        if let Some(seconds) = extra.modified {
+            let time = Timespec {
+                tv_sec: seconds,
+                tv_nsec: 0,
+            };
+            let times = Timestamps {
+                last_access: time,
+                last_modification: time,
+            };
+            rustix::fs::futimens(&file, &times)?;
         }
         Ok(())
     }
@@ -161,10 +180,11 @@ impl Tree {
         }
     }
 
-    /// Removes everything in the directory at `path`, but not itself.
-    pub(super) fn empty(&self, path: impl AsRef<Path>) -> io::Result<()> {
-        match self.resolve(path.as_ref(), OFlags::RDONLY | OFlags::DIRECTORY) {
-            Ok(dir) => empty(&dir, 0),
+    /// Removes everything in the directory at `path` that `is_kept` does not name. What is kept stays
+    /// with the directories above it.
+    pub(super) fn empty(&self, path: &Path, is_kept: &dyn Fn(&Path) -> bool) -> io::Result<()> {
+        match self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY) {
+            Ok(dir) => empty_except(&dir, path, is_kept, 0),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         }
@@ -309,14 +329,48 @@ fn remove_all(dir: &OwnedFd, name: &OsStr, depth: usize) -> io::Result<()> {
 }
 
 fn empty(dir: &OwnedFd, depth: usize) -> io::Result<()> {
+    for name in entries(dir)? {
+        remove_all(dir, &name, depth)?;
+    }
+    Ok(())
+}
+
+fn empty_except(
+    dir: &OwnedFd,
+    path: &Path,
+    is_kept: &dyn Fn(&Path) -> bool,
+    depth: usize,
+) -> io::Result<()> {
+    if depth > MAX_DEPTH {
+        return Err(too_deep());
+    }
+    for name in entries(dir)? {
+        let inner = path.join(&name);
+        if !is_kept(&inner) {
+            remove_all(dir, &name, depth)?;
+            continue;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(dir, &name, flags, Mode::empty()) {
+            Ok(inner_dir) => empty_except(&inner_dir, &inner, is_kept, depth + 1)?,
+            // A kept file or link.
+            Err(Errno::NOTDIR | Errno::LOOP) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn entries(dir: &OwnedFd) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
     for entry in rustix::fs::Dir::read_from(dir)? {
         let entry = entry?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
         if name != "." && name != ".." {
-            remove_all(dir, name, depth)?;
+            names.push(name.to_owned());
         }
     }
-    Ok(())
+    Ok(names)
 }
 
 fn too_deep() -> io::Error {

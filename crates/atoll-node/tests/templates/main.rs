@@ -6,4 +6,7 @@
 )]
 
 mod base;
+mod image;
+mod import;
+mod registry;
 mod world;
