@@ -181,7 +181,7 @@ async fn drive_to_rest(inner: &Arc<Inner>, id: &SandboxId, slot: &Slot, hint: Op
             Attempt::Wait(detail) => {
                 let delay = backoff(failures);
                 failures = failures.saturating_add(1);
-                tracing::warn!(sandbox = %id, detail, failures, "sandbox is not where it should be");
+                tracing::warn!(sandbox = %id, detail, failures, "sandbox is not settled");
                 tokio::select! {
                     biased;
                     () = slot.woken() => {}

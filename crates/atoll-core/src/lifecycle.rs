@@ -171,7 +171,11 @@ pub struct Step {
 
 /// An event that the state does not allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a sandbox that is {} cannot take the event `{}`", state_name(*.state), event_name(*.event))]
+#[error(
+    "a sandbox that is {} cannot take the event `{}`",
+    state_name(*.state),
+    event_name(*.event)
+)]
 pub struct Refused {
     /// Where the sandbox stands.
     pub state: State,
