@@ -139,9 +139,7 @@ pub(crate) fn run(names: &[&str]) -> Result<()> {
         bail!("no such group; there are {}", known.join(", "));
     }
     let suites = Suites::prepare(&checkout)?;
-    Tool::cargo()
-        .args(["build", "--locked", "--package", "atoll"])
-        .run()?;
+    conformance::build()?;
     let server = DevServer::start(&conformance::binary(), &suites.directory.join("server"))?;
     let mut report = String::from("| group | language | passed | failed | not applicable |\n");
     for group in chosen {

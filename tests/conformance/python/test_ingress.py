@@ -60,9 +60,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if first & 15 == 8:
                 self.close_connection = True
                 return
-            short = bytes([first, length])
-            head = short if length < 126 else struct.pack(">BBH", first, 126, length)
-            self.wfile.write(head + data)
+            size = bytes([length]) if length < 126 else struct.pack(">BH", 126, length)
+            self.wfile.write(bytes([first]) + size + data)
             self.wfile.flush()
     def log_message(self, *args):
         pass
