@@ -1,6 +1,12 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { CommandExitError, InvalidArgumentError, Sandbox, TimeoutError } from 'e2b'
+import {
+  CommandExitError,
+  InvalidArgumentError,
+  Sandbox,
+  SandboxNotFoundError,
+  TimeoutError,
+} from 'e2b'
 import { eventually, withSandbox } from './fixtures.mjs'
 
 test(
@@ -108,5 +114,5 @@ test('the sandbox killed under a command', async () => {
   const ended = assert.rejects(handle.wait(), TimeoutError)
   await sandbox.kill()
   await ended
-  await assert.rejects(sandbox.commands.run('true'), TimeoutError)
+  await assert.rejects(sandbox.commands.run('true'), SandboxNotFoundError)
 })
