@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Invariants:
-//! - Every error, also one of routing or of a middleware, has the body
-//!   `{"code": <HTTP status>, "message", "error_code"?}`.
+//! - Every error, also one of routing or of a middleware, has the body `{"code": <HTTP status>,
+//!   "message", "error_code"?}`.
 //! - Nothing is read of a request's body before its sender is known.
 //! - What is not served says so with 501; nothing is accepted and then ignored.
 //! - `spec/openapi.yml` and `spec/openapi-admin.yml` name exactly the operations of

@@ -1,4 +1,5 @@
-//! File work on helper threads, so that a slow disk never holds up the one thread that runs the tasks.
+//! File work on helper threads, so that a slow disk never holds up the one thread that runs the
+//! tasks.
 
 use connectrpc::ConnectError;
 

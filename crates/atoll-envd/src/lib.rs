@@ -1,19 +1,22 @@
 //! The guest agent: runs inside each sandbox and does there what the SDK asks for.
 //!
-//! It serves the envd protocol on one TCP port: `process.Process` and `filesystem.Filesystem` over Connect (JSON and
-//! binary), and plain HTTP for file contents and for its own set-up (`/init`). It speaks HTTP/1.1 only: what talks to
-//! it is the edge.
+//! It serves the envd protocol on one TCP port: `process.Process` and `filesystem.Filesystem` over
+//! Connect (JSON and binary), and plain HTTP for file contents and for its own set-up (`/init`). It
+//! speaks HTTP/1.1 only: what talks to it is the edge.
 //!
 //! Invariants:
-//! - One thread runs all tasks, and only that thread starts and reaps processes; file work is done on a few short-lived
-//!   helper threads. Every sandbox has one agent, so its idle memory is a promise (6 MiB) and nothing is kept that can be
-//!   made again.
-//! - It needs nothing from the root file system: static, reads `/etc/passwd` itself, runs programs without a shell.
-//! - Whoever runs inside the sandbox can reach the port, so every queue, table, body and wait has a limit with a name,
-//!   and when an access token is set nothing but `/health`, signed files and `/init` answers without it.
+//! - One thread runs all tasks, and only that thread starts and reaps processes; file work is done
+//!   on a few short-lived helper threads. Every sandbox has one agent, so its idle memory is a
+//!   promise (6 MiB) and nothing is kept that can be made again.
+//! - It needs nothing from the root file system: static, reads `/etc/passwd` itself, runs programs
+//!   without a shell.
+//! - Whoever runs inside the sandbox can reach the port, so every queue, table, body and wait has a
+//!   limit with a name, and when an access token is set nothing but `/health`, signed files and
+//!   `/init` answers without it.
 //!
-//! It does not confine anything: what isolates the sandbox is outside of it. It does not set the clock, mount volumes or
-//! install certificates, and answers requests for that with a clear refusal.
+//! It does not confine anything: what isolates the sandbox is outside of it. It does not set the
+//! clock, mount volumes or install certificates, and answers requests for that with a clear
+//! refusal.
 
 #![deny(unsafe_code)]
 

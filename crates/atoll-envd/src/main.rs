@@ -1,4 +1,5 @@
 //! The guest agent's program: what to be (agent, or `sudo`), the command line, and the exit status.
+#![deny(unsafe_code)]
 
 use std::env;
 use std::process::ExitCode;

@@ -51,8 +51,8 @@ pub enum Problem {
 impl Options {
     /// Reads the arguments after the program's name.
     ///
-    /// `--init` says that the agent is the sandbox's pid 1: it leaves its marks in `/run/e2b`. Orphans are reaped with or
-    /// without it.
+    /// `--init` says that the agent is the sandbox's pid 1: it leaves its marks in `/run/e2b`.
+    /// Orphans are reaped with or without it.
     ///
     /// # Errors
     /// If an option is unknown or its value does not parse.
@@ -112,9 +112,13 @@ mod tests {
                 is_init: true
             }))
         );
-        assert!(
-            matches!(parse(&[]), Ok(Options::Serve(Serve { listen: Listen::Address(address), is_init: false })) if address.port() == 49983)
-        );
+        assert!(matches!(
+            parse(&[]),
+            Ok(Options::Serve(Serve {
+                listen: Listen::Address(address),
+                is_init: false
+            })) if address.port() == 49983
+        ));
         assert!(parse(&["--listen-fd", "-1"]).is_err());
         assert!(parse(&["--listen", "nowhere"]).is_err());
         assert!(parse(&["--port", "1"]).is_err());

@@ -1,4 +1,5 @@
-//! Paths as clients give them: absolute, from the home directory, or relative to the working directory.
+//! Paths as clients give them: absolute, from the home directory, or relative to the working
+//! directory.
 
 use std::io;
 use std::os::unix::fs::DirBuilderExt;

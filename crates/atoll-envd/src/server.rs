@@ -1,4 +1,5 @@
-//! Connections, and the way of a request: cross-origin rules, access token, then a service or a file route.
+//! Connections, and the way of a request: cross-origin rules, access token, then a service or a
+//! file route.
 
 use std::convert::Infallible;
 use std::io;
@@ -257,7 +258,8 @@ impl Handler {
         if is_open || self.agent.settings.admits(offered) {
             return None;
         }
-        let message = "unauthorized access, please provide a valid access token or method signing if supported";
+        let message = "unauthorized access, please provide a valid access token or method \
+                       signing if supported";
         Some(rest::Refusal::new(http::StatusCode::UNAUTHORIZED, message).into_response())
     }
 

@@ -1,12 +1,13 @@
 //! `sudo` for root file systems that have none, as an applet of the agent's binary.
 //!
-//! Installed set-uid root under a name that ends in `sudo`, it runs a command as root, or as the user of `-u`, without a
-//! password, for root, the user with id 1000 named `user`, and members of the group `sudo`. In a sandbox root is nobody
-//! special, so this is a convenience for tools that call `sudo`, not a border.
+//! Installed set-uid root under a name that ends in `sudo`, it runs a command as root, or as the
+//! user of `-u`, without a password, for root, the user with id 1000 named `user`, and members of
+//! the group `sudo`. In a sandbox root is nobody special, so this is a convenience for tools that
+//! call `sudo`, not a border.
 //!
-//! It is safe in the small: the environment is made new (`-E` keeps it but for what the loader and shells act upon),
-//! the program is looked for only in a fixed path, and it execs, so there is no terminal or signal to pass on. It reads
-//! no configuration and knows no other options.
+//! It is safe in the small: the environment is made new (`-E` keeps it but for what the loader and
+//! shells act upon), the program is looked for only in a fixed path, and it execs, so there is no
+//! terminal or signal to pass on. It reads no configuration and knows no other options.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -55,7 +56,8 @@ enum Error {
     #[error("usage: sudo [-n] [-E] [-H] [-u USER] [--] COMMAND [ARGUMENT...]")]
     Usage,
     #[error(
-        "effective uid is not 0: is the program set-uid root, and the file system not mounted nosuid?"
+        "effective uid is not 0: is the program set-uid root, and the file system not mounted \
+         nosuid?"
     )]
     NotRoot,
     #[error("{0} may not run sudo")]

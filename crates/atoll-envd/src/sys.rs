@@ -1,4 +1,5 @@
-//! The few system calls that need `unsafe`: what a child does between fork and exec, and taking over a file descriptor.
+//! The few system calls that need `unsafe`: what a child does between fork and exec, and taking
+//! over a file descriptor.
 
 #![expect(unsafe_code, reason = "the one module of the crate that may")]
 
@@ -41,7 +42,8 @@ pub(crate) fn take_descriptor(number: RawFd) -> io::Result<OwnedFd> {
     if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor is open, was given to this program on its command line, and is taken once, at start.
+    // SAFETY: the descriptor is open, was given to this program on its command line, and is taken
+    // once, at start.
     let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
     rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
     Ok(descriptor)
@@ -52,7 +54,8 @@ pub(crate) fn take_descriptor(number: RawFd) -> io::Result<OwnedFd> {
 /// # Errors
 /// If there is no runtime or the descriptor cannot be polled.
 pub(crate) fn watch_descriptor(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an OwnedFd stays open, and stays the same descriptor, as long as the AsyncFd that owns it.
+    // SAFETY: an OwnedFd stays open, and stays the same descriptor, as long as the AsyncFd that
+    // owns it.
     unsafe { AsyncFd::register(descriptor) }.map_err(io::Error::from)
 }
 
@@ -75,7 +78,8 @@ pub(crate) struct Becoming {
 
 /// Makes the command start its program as described.
 pub(crate) fn become_before_exec(command: &mut Command, becoming: Becoming) {
-    // SAFETY: the closure runs in the child between fork and exec and makes only system calls on values prepared before.
+    // SAFETY: the closure runs in the child between fork and exec and makes only system calls on
+    // values prepared before.
     unsafe { command.pre_exec(move || becoming.apply()) };
 }
 
@@ -83,7 +87,8 @@ impl Becoming {
     /// Async-signal-safe: no allocation, no locks.
     fn apply(&self) -> io::Result<()> {
         reset_signals();
-        // Best effort: /proc may not be mounted, and a lower score than the agent's own may be refused.
+        // Best effort: /proc may not be mounted, and a lower score than the agent's own may be
+        // refused.
         if let Ok(file) = rustix::fs::open(
             c"/proc/self/oom_score_adj",
             rustix::fs::OFlags::WRONLY,
@@ -108,7 +113,8 @@ impl Becoming {
 
 fn reset_signals() {
     for signal in 1..=LAST_CLASSIC_SIGNAL {
-        // SAFETY: SIG_DFL is a valid disposition; for the two signals that cannot be changed the call just fails.
+        // SAFETY: SIG_DFL is a valid disposition; for the two signals that cannot be changed the
+        // call just fails.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
     // SAFETY: an all-zero sigset_t is the empty set on Linux.

@@ -1,7 +1,8 @@
 //! Users and groups, read from the root file system's `/etc/passwd` and `/etc/group`.
 //!
-//! A static program has no name service switch, and the files belong to the sandbox: they are read anew at each lookup,
-//! with a limit on their size. Where `/etc/passwd` is absent there is still `root`.
+//! A static program has no name service switch, and the files belong to the sandbox: they are read
+//! anew at each lookup, with a limit on their size. Where `/etc/passwd` is absent there is still
+//! `root`.
 
 use std::fs::File;
 use std::io::{self, Read};

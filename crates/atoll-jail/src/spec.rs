@@ -162,7 +162,7 @@ pub struct Exit {
     pub signal: Option<i32>,
     /// Whether the end was ordered by [`Request::Stop`].
     pub is_ordered: bool,
-    /// The last output of the guest agent, cut to a bounded length. Written by the guest: not to be
-    /// trusted.
+    /// The last output of the guest agent, cut to a bounded length. Written by the guest: not to
+    /// be trusted.
     pub tail: String,
 }

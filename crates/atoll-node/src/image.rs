@@ -8,10 +8,10 @@
 //! ```
 //!
 //! Invariants:
-//! - A build is made under `.partial` and renamed when it is complete and on disk: a crash leaves nothing
-//!   half-made that [`TemplateStore::resolve`] finds.
-//! - Layers are never changed afterwards. Files belong to the ids that a sandbox sees (root is 0); each
-//!   sandbox sees them through ID-mapped mounts.
+//! - A build is made under `.partial` and renamed when it is complete and on disk: a crash leaves
+//!   nothing half-made that [`TemplateStore::resolve`] finds.
+//! - Layers are never changed afterwards. Files belong to the ids that a sandbox sees (root is 0);
+//!   each sandbox sees them through ID-mapped mounts.
 //! - Nothing of an archive is written outside its layer (module `tree`), and sizes are bounded.
 //!
 //! Not done here: mounting, and refusing to remove a template in use, which the caller knows.
@@ -84,8 +84,8 @@ pub struct OverlayMount {
 pub struct Config {
     /// Where templates are kept.
     pub dir: PathBuf,
-    /// A static program that acts as `sudo` when started under that name; it stands in where the host
-    /// has none.
+    /// A static program that acts as `sudo` when started under that name; it stands in where the
+    /// host has none.
     pub sudo: Option<PathBuf>,
 }
 
@@ -291,7 +291,8 @@ impl TemplateStore {
     /// Removes a build; that there is none is success. Sandboxes that run from it break.
     ///
     /// # Errors
-    /// If the machine refuses. The build does not resolve any more in any case but the first step's.
+    /// If the machine refuses. The build does not resolve any more in any case but the first
+    /// step's.
     pub async fn remove(&self, template: &TemplateId, build: &BuildId) -> Result<(), Error> {
         let dir = self.build_dir(template, build);
         let doomed = self.partial("remove");
@@ -493,7 +494,8 @@ impl Work<'_> {
         remove_dir(&scratch)
     }
 
-    /// Makes a template of one layer that `fill` writes, adds what sandboxes rely on, and describes it.
+    /// Makes a template of one layer that `fill` writes, adds what sandboxes rely on, and describes
+    /// it.
     fn import(
         &self,
         fill: impl FnOnce(&Tree, &mut Budget) -> Result<ImageSettings, Error>,

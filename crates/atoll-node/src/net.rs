@@ -1,8 +1,9 @@
 //! Networks for sandboxes: a pool of ready slots, dialling into them, and what they may reach.
 //!
 //! A slot (module `slot`) costs milliseconds to make and tens of milliseconds to take down, most of
-//! it spent waiting inside the kernel, so the pool keeps some ready and does both in the background.
-//! The index of a slot is the sandbox's number on this machine; no two live sandboxes share one.
+//! it spent waiting inside the kernel, so the pool keeps some ready and does both in the
+//! background. The index of a slot is the sandbox's number on this machine; no two live sandboxes
+//! share one.
 //!
 //! ```text
 //!  free ──make──▶ ready ──acquire──▶ taken ──release──▶ (taken down) ──▶ free
@@ -11,13 +12,15 @@
 //! ```
 //!
 //! Invariants:
-//! - An index is in one state at a time, and is given out again only when nothing of its old slot is
-//!   left on the host. A namespace is never used twice.
-//! - What an earlier run left on the machine is never touched before [`Pool::sweep`] says what to keep.
-//! - A machine that cannot do egress still gets slots with loopback and ingress; [`Pool::egress`] says so.
+//! - An index is in one state at a time, and is given out again only when nothing of its old slot
+//!   is left on the host. A namespace is never used twice.
+//! - What an earlier run left on the machine is never touched before [`Pool::sweep`] says what to
+//!   keep.
+//! - A machine that cannot do egress still gets slots with loopback and ingress; [`Pool::egress`]
+//!   says so.
 //!
-//! Not done here: IPv6 egress (slots have no IPv6 address beyond loopback), and allow lists by domain
-//! name, which packet filters cannot enforce.
+//! Not done here: IPv6 egress (slots have no IPv6 address beyond loopback), and allow lists by
+//! domain name, which packet filters cannot enforce.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -61,20 +64,20 @@ pub const INSTANCE_MAX_LEN: usize = 8;
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(10);
 /// Pause after a slot could not be made, so that a broken machine is not hammered.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// Slots made or taken down at the same time. Both wait for the kernel's one network lock most of the
-/// time, so more only adds threads.
+/// Slots made or taken down at the same time. Both wait for the kernel's one network lock most of
+/// the time, so more only adds threads.
 const CONCURRENCY: usize = 2;
 
 /// How a pool is set up.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Tells this Atoll apart from others on the machine: 1 to [`INSTANCE_MAX_LEN`] of `[a-z0-9]`. The
-    /// same across restarts.
+    /// Tells this Atoll apart from others on the machine: 1 to [`INSTANCE_MAX_LEN`] of `[a-z0-9]`.
+    /// The same across restarts.
     pub instance: String,
     /// A folder of this instance, kept across restarts.
     pub run_dir: PathBuf,
-    /// Ranges to take slot addresses from; the first that no route of the host overlaps is used, and
-    /// kept from then on. Empty: [`address::DEFAULT_RANGES`].
+    /// Ranges to take slot addresses from; the first that no route of the host overlaps is used,
+    /// and kept from then on. Empty: [`address::default_ranges`].
     pub ranges: Vec<Cidr>,
     /// Slots to keep ready.
     pub ready: usize,
@@ -94,7 +97,8 @@ pub enum Error {
     Config(String),
     /// Every candidate range overlaps a route of the host.
     #[error(
-        "no free address range for sandboxes: {tried} overlap routes of this machine; set one that does not"
+        "no free address range for sandboxes: {tried} overlap routes of this machine; set one that \
+         does not"
     )]
     NoRange {
         /// The candidates.
@@ -285,7 +289,8 @@ impl Pool {
         Ok(slot)
     }
 
-    /// Gives a slot back: it is taken down in the background, and its index becomes free afterwards.
+    /// Gives a slot back: it is taken down in the background, and its index becomes free
+    /// afterwards.
     pub fn release(&self, slot: &Slot) {
         let mut state = self.inner.lock();
         if state.used.get(&slot.index) != Some(&Use::Taken) {
@@ -296,8 +301,8 @@ impl Pool {
         self.inner.spawn_destroy(slot.index);
     }
 
-    /// Takes over a slot that an earlier run made and a live sandbox holds. Its policy stays in force;
-    /// apply the wanted one to be sure of it.
+    /// Takes over a slot that an earlier run made and a live sandbox holds. Its policy stays in
+    /// force; apply the wanted one to be sure of it.
     ///
     /// # Errors
     /// [`Error::NoSuchSlot`] if there is none, or it is in use already.
@@ -312,8 +317,9 @@ impl Pool {
         Ok(slot)
     }
 
-    /// Takes down everything an earlier run left, except the indices in `keep`, and says how many slots
-    /// that were. Slots of this run are not touched. Call it once the sandboxes that live are known.
+    /// Takes down everything an earlier run left, except the indices in `keep`, and says how many
+    /// slots that were. Slots of this run are not touched. Call it once the sandboxes that live
+    /// are known.
     pub fn sweep(&self, keep: &BTreeSet<u32>) -> usize {
         let mut state = self.inner.lock();
         let mut doomed = Vec::new();
@@ -330,8 +336,8 @@ impl Pool {
         doomed.len()
     }
 
-    /// Sets what the slot's sandbox may reach, all at once: at no time is a mixture of the old and the
-    /// new policy in force.
+    /// Sets what the slot's sandbox may reach, all at once: at no time is a mixture of the old and
+    /// the new policy in force.
     ///
     /// # Errors
     /// [`Error::Policy`] if it cannot be enforced, otherwise if the machine refuses.
@@ -412,8 +418,9 @@ impl Pool {
         self.inner.lock().ready.len()
     }
 
-    /// Stops, takes down the ready slots, and waits for what is under way. Slots that sandboxes hold
-    /// stay; if there are none, the instance's claim on the machine's address range is given back too.
+    /// Stops, takes down the ready slots, and waits for what is under way. Slots that sandboxes
+    /// hold stay; if there are none, the instance's claim on the machine's address range is
+    /// given back too.
     ///
     /// # Errors
     /// If the claim cannot be given back.
@@ -492,7 +499,11 @@ impl Inner {
                 let inner = Arc::clone(&self);
                 self.tracker.spawn(async move {
                     if let Err(error) = inner.make(index).await {
-                        tracing::warn!(slot = index, error = %Chain(&error), "network slot not made");
+                        tracing::warn!(
+                            slot = index,
+                            error = %Chain(&error),
+                            "network slot not made"
+                        );
                         tokio::select! {
                             () = tokio::time::sleep(RETRY_PAUSE) => {}
                             () = inner.cancel.cancelled() => {}
@@ -572,7 +583,11 @@ impl Inner {
                 // Unusable until a later run's sweep: giving the index out again could join two
                 // sandboxes.
                 Err(error) => {
-                    tracing::warn!(slot = index, error = %Chain(&error), "network slot not taken down");
+                    tracing::warn!(
+                        slot = index,
+                        error = %Chain(&error),
+                        "network slot not taken down"
+                    );
                     inner.lock().used.insert(index, Use::Leftover);
                 }
             }
@@ -672,9 +687,9 @@ fn caution(firewall: &Firewall) -> Option<String> {
     let family = if family == IPV4_FAMILY { "ip" } else { "inet" };
     let prefix = &firewall.link_prefix;
     Some(format!(
-        "the firewall table `{family} {table}` drops forwarded packets by default; it must accept those \
-         from and to interfaces `{prefix}*` (Docker: iptables -I DOCKER-USER -i {prefix}+ -j ACCEPT, and \
-         the same with -o)"
+        "the firewall table `{family} {table}` drops forwarded packets by default; it must accept \
+         those from and to interfaces `{prefix}*` (Docker: iptables -I DOCKER-USER -i {prefix}+ \
+         -j ACCEPT, and the same with -o)"
     ))
 }
 

@@ -1,8 +1,8 @@
 //! The messages and services of `spec/proto` in Rust.
 //!
-//! Everything here is generated at build time and has no logic. The JSON names, the field numbers and the paths
-//! (`/process.Process/Start`) are what the E2B SDKs use, so the generated types are the wire and nothing else; a crate
-//! that needs a domain type converts at its own border.
+//! Everything here is generated at build time and has no logic. The JSON names, the field numbers
+//! and the paths (`/process.Process/Start`) are what the E2B SDKs use, so the generated types are
+//! the wire and nothing else; a crate that needs a domain type converts at its own border.
 //!
 //! The feature `client` adds `ProcessClient` and `FilesystemClient`; servers do without.
 

@@ -46,7 +46,7 @@ const BASE_TEMPLATE: &str = "base";
 const BASE_RESOURCES: Resources = Resources {
     cpu_millis: 2000,
     memory_mib: 1024,
-    disk_mib: 10_240,
+    disk_mib: 5_120,
 };
 /// Events of the node that may wait for control.
 const NODE_EVENTS_MAX: usize = 4096;

@@ -14,7 +14,8 @@ use crate::user::Names;
 /// The permission bits of a mode.
 const PERMISSIONS: u32 = 0o777;
 
-/// Describes a path. A symbolic link is described as itself, but with the type and mode of what it leads to.
+/// Describes a path. A symbolic link is described as itself, but with the type and mode of what it
+/// leads to.
 ///
 /// # Errors
 /// If there is nothing, or it cannot be looked at.
@@ -73,7 +74,8 @@ fn type_of(metadata: &Metadata) -> FileType {
     }
 }
 
-/// The mode in the letters of the protocol, which differ from those of `ls` for all that is not a plain file.
+/// The mode in the letters of the protocol, which differ from those of `ls` for all that is not a
+/// plain file.
 fn permissions(metadata: &Metadata) -> String {
     let kind = metadata.file_type();
     let mode = metadata.mode();

@@ -1,4 +1,5 @@
-//! Directories as clients see them: list, make, move, remove. All of it blocks and runs on helper threads.
+//! Directories as clients see them: list, make, move, remove. All of it blocks and runs on helper
+//! threads.
 
 use std::fs;
 use std::io;
@@ -37,7 +38,8 @@ pub(crate) fn stat(path: &str) -> Result<EntryInfo, ConnectError> {
     })
 }
 
-/// Describes what is in a directory, to a depth. Links are not followed, but for the directory itself.
+/// Describes what is in a directory, to a depth. Links are not followed, but for the directory
+/// itself.
 pub(crate) fn list(path: &str, depth: u32) -> Result<Vec<EntryInfo>, ConnectError> {
     let resolved =
         fs::canonicalize(path).map_err(|error| match (error.kind(), error.raw_os_error()) {

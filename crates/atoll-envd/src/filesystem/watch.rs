@@ -1,8 +1,9 @@
 //! What changes in a directory, by inotify.
 //!
-//! The kernel watches single directories. A recursive watch therefore adds one for each directory that appears and takes
-//! away those of directories that move off; what is in a new directory before its watch is set is announced as created,
-//! once. When the kernel's queue overflows the watch fails, because what was lost cannot be told.
+//! The kernel watches single directories. A recursive watch therefore adds one for each directory
+//! that appears and takes away those of directories that move off; what is in a new directory
+//! before its watch is set is announced as created, once. When the kernel's queue overflows the
+//! watch fails, because what was lost cannot be told.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
@@ -158,7 +159,8 @@ impl Watch {
         Ok(())
     }
 
-    /// Watches a directory and, if recursive, those in it. What is found inside a new one is told as created.
+    /// Watches a directory and, if recursive, those in it. What is found inside a new one is told
+    /// as created.
     fn add(&mut self, directory: &Path, events: &mut Vec<FilesystemEvent>) -> Result<(), Error> {
         let is_new = directory != self.root && !self.directories.is_empty();
         let mut queue = vec![directory.to_owned()];

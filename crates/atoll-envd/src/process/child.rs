@@ -18,7 +18,8 @@ use super::spawn::{self, Ends, Size};
 use super::status::End;
 use crate::sys;
 
-/// Pieces read after the exit of a process whose output no longer counts as open: more than a pipe holds.
+/// Pieces read after the exit of a process whose output no longer counts as open: more than a pipe
+/// holds.
 const LAST_PIECES_MAX: usize = 32;
 
 /// Requests that wait to write to one process.
@@ -231,7 +232,8 @@ impl Child {
     pub(crate) async fn write_terminal(&self, data: &[u8]) -> Result<(), Error> {
         let terminal = self.terminal.as_ref().ok_or(Error::InputIsPipe)?;
         let _turn = self.turn()?;
-        // One writer at a time keeps each piece whole; the lock is free for that, a terminal has no pipe.
+        // One writer at a time keeps each piece whole; the lock is free for that, a terminal has no
+        // pipe.
         let _whole = self.stdin.lock().await;
         let failed = |source| Error::Write {
             what: "tty",

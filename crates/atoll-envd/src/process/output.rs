@@ -102,7 +102,8 @@ impl Followers {
         Self(Mutex::new(Some(Vec::new())))
     }
 
-    /// A queue that gets everything from now on; it ends when the process does. `None` if there are too many already.
+    /// A queue that gets everything from now on; it ends when the process does. `None` if there are
+    /// too many already.
     pub(crate) fn add(&self) -> Option<mpsc::Receiver<Piece>> {
         let (sender, receiver) = mpsc::channel(FOLLOWER_QUEUE);
         if let Some(all) = self.lock().as_mut() {

@@ -133,7 +133,9 @@ impl Service {
                 tokio::select! {
                     () = child.finished() => {}
                     // A process that is gone already needs no signal.
-                    () = tokio::time::sleep_until(deadline) => drop(child.signal(rustix::process::Signal::KILL)),
+                    () = tokio::time::sleep_until(deadline) => {
+                        drop(child.signal(rustix::process::Signal::KILL));
+                    }
                 }
             });
         }
@@ -386,11 +388,16 @@ impl Follow {
                     self.stage = Stage::Over;
                     match self.child.end() {
                         Some(end) => Ok(ended(end)),
-                        None => Err(ConnectError::unknown("the process was lost before its end was known")),
+                        None => {
+                            let lost = "the process was lost before its end was known";
+                            Err(ConnectError::unknown(lost))
+                        }
                     }
                 }
             }),
-            () = tokio::time::sleep(self.keepalive) => Some(Ok(event(Event::Keepalive(Box::default())))),
+            () = tokio::time::sleep(self.keepalive) => {
+                Some(Ok(event(Event::Keepalive(Box::default()))))
+            }
         }
     }
 }
@@ -465,7 +472,8 @@ fn start_failure(program: &Program, error: &TableError) -> String {
     match program.wiring {
         Wiring::Pipes { .. } => format!("error starting process '{command}': {error}"),
         Wiring::Terminal(size) => format!(
-            "error starting pty with command '{command}' in dir '{}' with '{}' cols and '{}' rows: {error}",
+            "error starting pty with command '{command}' in dir '{}' with '{}' cols and '{}' rows: \
+             {error}",
             program.cwd, size.columns, size.rows
         ),
     }

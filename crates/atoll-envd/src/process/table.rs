@@ -58,7 +58,8 @@ struct Inner {
 }
 
 impl Table {
-    /// Starts a program and enters it. The caller runs [`Child::pump`] on what comes back, then [`Self::finish`].
+    /// Starts a program and enters it. The caller runs [`Child::pump`] on what comes back, then
+    /// [`Self::finish`].
     pub(crate) fn start(
         &self,
         program: &Program,
@@ -81,7 +82,8 @@ impl Table {
         Ok((child, sources))
     }
 
-    /// Runs `reap` for one exit under the lock and tells the child of it. False: there was none to reap.
+    /// Runs `reap` for one exit under the lock and tells the child of it. False: there was none to
+    /// reap.
     pub(crate) fn reap_one(&self, reap: impl FnOnce() -> Option<(u32, End)>) -> bool {
         let inner = self.lock();
         let Some((pid, end)) = reap() else {

@@ -12,7 +12,8 @@ use crate::server::Body;
 
 /// What a page may ask for, and read of the answer.
 const METHODS: &[&str] = &["HEAD", "GET", "POST", "PUT", "PATCH", "DELETE"];
-const EXPOSED: &str = "Grpc-Status, Grpc-Message, Grpc-Status-Details-Bin, Location, Cache-Control, X-Content-Type-Options";
+const EXPOSED: &str = "Grpc-Status, Grpc-Message, Grpc-Status-Details-Bin, Location, \
+                       Cache-Control, X-Content-Type-Options";
 
 /// How long a browser may remember the permission: two hours, in seconds.
 const MAX_AGE: &str = "7200";

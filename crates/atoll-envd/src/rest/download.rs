@@ -1,7 +1,7 @@
 //! `GET /files`: contents of a file to a client: whole, a range, or packed.
 //!
-//! The length of a file of `/proc` or `/sys` is not known before it is read; such files are sent without one. Files are
-//! read on helper threads, one chunk at a time as the client takes them.
+//! The length of a file of `/proc` or `/sys` is not known before it is read; such files are sent
+//! without one. Files are read on helper threads, one chunk at a time as the client takes them.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -38,7 +38,8 @@ const READ_CHUNK: usize = 64 * 1024;
 /// Bytes looked at to tell text from other things.
 const SNIFF: usize = 512;
 
-/// File systems whose files have no true length: proc, sysfs, cgroup 1 and 2, debugfs, tracefs, securityfs.
+/// File systems whose files have no true length: proc, sysfs, cgroup 1 and 2, debugfs, tracefs,
+/// securityfs.
 const LENGTHLESS: [FsWord; 7] = [
     0x9fa0,
     0x6265_6572,
@@ -302,7 +303,8 @@ fn body(reading: Reading) -> Body {
 }
 
 impl Reading {
-    /// Reads until there is something to send. An error ends the connection: the client sees that there is more.
+    /// Reads until there is something to send. An error ends the connection: the client sees that
+    /// there is more.
     fn step(mut self) -> io::Result<Option<(Bytes, Self)>> {
         while let Some(file) = &mut self.file {
             let wanted = self.left.map_or(READ_CHUNK, |left| {
@@ -365,14 +367,18 @@ fn is_unchanged(asked: &HeaderMap, modified: Option<SystemTime>) -> bool {
     if let Some(tags) = asked.get(IF_NONE_MATCH) {
         return tags.as_bytes() == b"*";
     }
-    matches!((date(asked, IF_MODIFIED_SINCE), modified), (Some(since), Some(modified)) if modified <= since)
+    let since = date(asked, IF_MODIFIED_SINCE);
+    since
+        .zip(modified)
+        .is_some_and(|(since, modified)| modified <= since)
 }
 
 fn may_range(asked: &HeaderMap, modified: Option<SystemTime>) -> bool {
     !asked.contains_key(IF_RANGE) || (modified.is_some() && date(asked, IF_RANGE) == modified)
 }
 
-/// What a `Range` header asks of a file. Several ranges at once are answered with all of it, as RFC 9110 allows.
+/// What a `Range` header asks of a file. Several ranges at once are answered with all of it, as RFC
+/// 9110 allows.
 fn extent(asked: &HeaderMap, total: u64) -> Extent {
     let Some(text) = asked.get(RANGE).and_then(|value| value.to_str().ok()) else {
         return Extent::All;

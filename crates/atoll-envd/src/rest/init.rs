@@ -1,10 +1,12 @@
 //! `POST /init`: whoever runs the sandbox tells the agent its variables, user and token.
 //!
-//! The first call needs no token: until then nothing in the sandbox was started by anybody. Once a token is set, only a
-//! call with the same token may change anything, so nobody in the sandbox can take it away. A call whose timestamp is not
-//! newer than the newest so far is answered and ignored, because calls may be repeated and overtake each other.
+//! The first call needs no token: until then nothing in the sandbox was started by anybody. Once a
+//! token is set, only a call with the same token may change anything, so nobody in the sandbox can
+//! take it away. A call whose timestamp is not newer than the newest so far is answered and
+//! ignored, because calls may be repeated and overtake each other.
 //!
-//! Not done, and refused: volume mounts and certificates. The clock is that of the machine and is left alone.
+//! Not done, and refused: volume mounts and certificates. The clock is that of the machine and is
+//! left alone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -235,7 +237,9 @@ mod tests {
             init(r#"{"accessToken":"t","volumeMounts":[{}]}"#),
             Err(Refused::Volumes)
         ));
-        init(r#"{"timestamp":"2026-01-01T00:00:03Z","accessToken":"t","envVars":{"B":"3"},"unknown":[1]}"#).unwrap();
+        let newer = r#"{"timestamp":"2026-01-01T00:00:03Z","accessToken":"t",
+            "envVars":{"B":"3"},"unknown":[1]}"#;
+        init(newer).unwrap();
         assert_eq!(
             settings.lock().variables.keys().collect::<Vec<_>>(),
             ["B", "E2B_SANDBOX"]

@@ -11,7 +11,8 @@ const DIRECTORY: &str = "/run/e2b";
 /// Variables that also have a file.
 const MARKED: [&str; 2] = ["E2B_SANDBOX_ID", "E2B_TEMPLATE_ID"];
 
-/// Writes the file that is there from the start. Best effort: the root file system may be read-only.
+/// Writes the file that is there from the start. Best effort: the root file system may be
+/// read-only.
 pub(crate) fn write_own() {
     let _ = fs::create_dir_all(DIRECTORY);
     write("E2B_SANDBOX", "true");

@@ -1,4 +1,5 @@
-//! What uploaders attach to files: `X-Metadata-KEY` headers, kept as extended attributes named `user.e2b.KEY`.
+//! What uploaders attach to files: `X-Metadata-KEY` headers, kept as extended attributes named
+//! `user.e2b.KEY`.
 
 use std::collections::BTreeMap;
 use std::fs::File;

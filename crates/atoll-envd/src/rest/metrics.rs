@@ -1,6 +1,7 @@
 //! `GET /metrics`: what the sandbox uses, as seen from inside.
 //!
-//! Where the sandbox sees its own control group, memory is that of the group; else that of the machine.
+//! Where the sandbox sees its own control group, memory is that of the group; else that of the
+//! machine.
 
 use std::fs;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,5 @@
-//! The query of `/files`, and who may ask it: the holder of the token, or of a signature made with it.
+//! The query of `/files`, and who may ask it: the holder of the token, or of a signature made with
+//! it.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -33,7 +34,10 @@ impl FileQuery {
                 "signature" => drop(query.signature.get_or_insert(value)),
                 "signature_expiration" => {
                     let seconds = value.parse().map_err(|_| {
-                        Refusal::bad_request(format!("Invalid format for parameter signature_expiration: '{value}' is no integer"))
+                        Refusal::bad_request(format!(
+                            "Invalid format for parameter signature_expiration: '{value}' is no \
+                             integer"
+                        ))
                     })?;
                     query.expiration.get_or_insert(seconds);
                 }
@@ -43,7 +47,8 @@ impl FileQuery {
         Ok(query)
     }
 
-    /// Refuses whoever has neither the token nor a signature for this operation (`read` or `write`).
+    /// Refuses whoever has neither the token nor a signature for this operation (`read` or
+    /// `write`).
     pub(crate) fn authorise(
         &self,
         settings: &Settings,
@@ -83,7 +88,8 @@ impl FileQuery {
     }
 }
 
-/// The signature that SDKs make of a path, an operation, a user (may be empty), the token and an expiration.
+/// The signature that SDKs make of a path, an operation, a user (may be empty), the token and an
+/// expiration.
 fn sign(path: &str, operation: &str, user: &str, token: &str, expiration: Option<i64>) -> String {
     let mut text = format!("{path}:{operation}:{user}:{token}");
     if let Some(expiration) = expiration {

@@ -11,7 +11,8 @@ use hyper::body::Incoming;
 
 use super::Refusal;
 
-/// Packed bytes unpacked at once. They become at most a thousand times as many, so this bounds memory.
+/// Packed bytes unpacked at once. They become at most a thousand times as many, so this bounds
+/// memory.
 const UNPACK_STEP: usize = 1024;
 
 /// A body that is read once.

@@ -1,7 +1,8 @@
 //! `POST /files`: contents from a client into files.
 //!
-//! A new file is created, given to the user, then written, and the last piece is written in one go: watchers of the
-//! directory see *create, chmod, write*, which SDK tests count. Nothing is held but one buffer, so size costs no memory.
+//! A new file is created, given to the user, then written, and the last piece is written in one go:
+//! watchers of the directory see *create, chmod, write*, which SDK tests count. Nothing is held but
+//! one buffer, so size costs no memory.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -112,7 +113,8 @@ pub(crate) async fn answer(
             .await?
     } else {
         return Err(Refusal::bad_request(format!(
-            "unsupported content type: {content_type}, expected multipart/form-data or application/octet-stream"
+            "unsupported content type: {content_type}, expected multipart/form-data or \
+             application/octet-stream"
         )));
     };
     Ok(json(&written))
@@ -211,11 +213,16 @@ impl Upload {
 }
 
 fn named_path<'a>(query: &'a FileQuery, part: &'a Part) -> Result<&'a str, Refusal> {
-    query.path.as_deref().or(part.filename.as_deref()).ok_or_else(|| {
-        Refusal::bad_request(
-            "error getting multipart custom part file name: filename not found in Content-Disposition header",
-        )
-    })
+    query
+        .path
+        .as_deref()
+        .or(part.filename.as_deref())
+        .ok_or_else(|| {
+            Refusal::bad_request(
+                "error getting multipart custom part file name: filename not found in \
+             Content-Disposition header",
+            )
+        })
 }
 
 fn refuse_twice(written: &[Written], path: &str) -> Result<(), Refusal> {
@@ -223,7 +230,8 @@ fn refuse_twice(written: &[Written], path: &str) -> Result<(), Refusal> {
         return Ok(());
     }
     let mut message = format!(
-        "you cannot upload multiple files to the same path '{path}' in one upload request, only the first specified file was uploaded"
+        "you cannot upload multiple files to the same path '{path}' in one upload request, only \
+         the first specified file was uploaded"
     );
     let others: Vec<&str> = written
         .iter()

@@ -28,7 +28,11 @@ fn output_and_end_are_told_exactly() {
 #[test]
 fn environment_directory_and_input_are_as_asked() {
     let world = World::new();
-    world.init(&json!({"defaultUser": "root", "defaultWorkdir": world.path(""), "envVars": {"A": "global", "B": "global"}}));
+    world.init(&json!({
+        "defaultUser": "root",
+        "defaultWorkdir": world.path(""),
+        "envVars": {"A": "global", "B": "global"},
+    }));
     let script = "echo $A $B $USER $LOGNAME $HOME $E2B_SANDBOX; pwd; cat";
     let (mut stream, _) = world.start(
         script,

@@ -59,8 +59,9 @@ pub(super) fn from_host(passwd: &str, group: &str, shell: &str) -> Accounts {
     with_user(&made, shell)
 }
 
-/// The accounts with `user` and the group `sudo` in them. What is there stays as it is: an image's own
-/// `user` keeps its ids, and one that gave 1000 to somebody else has `user` on the next free id.
+/// The accounts with `user` and the group `sudo` in them. What is there stays as it is: an image's
+/// own `user` keeps its ids, and one that gave 1000 to somebody else has `user` on the next free
+/// id.
 pub(super) fn with_user(accounts: &Accounts, shell: &str) -> Accounts {
     let mut made = accounts.clone();
     for text in [

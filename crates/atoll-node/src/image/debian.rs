@@ -1,8 +1,8 @@
 //! A template from a Debian suite, made by `mmdebstrap`.
 //!
-//! The tool writes a tar archive to its standard output, which goes through the same unpacker and limits as
-//! any other archive. It gets packages from the configured mirror, or from the one that the host itself
-//! uses, through the host's proxy.
+//! The tool writes a tar archive to its standard output, which goes through the same unpacker and
+//! limits as any other archive. It gets packages from the configured mirror, or from the one that
+//! the host itself uses, through the host's proxy.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
@@ -44,7 +44,8 @@ pub enum DebianError {
     Unpack(#[from] UnpackError),
 }
 
-/// Makes the suite with more packages and unpacks it into the tree. `scratch` is a directory for the tool.
+/// Makes the suite with more packages and unpacks it into the tree. `scratch` is a directory for
+/// the tool.
 pub(super) fn import(
     suite: &str,
     packages: &[String],
@@ -190,14 +191,14 @@ mod tests {
         let list =
             "# deb http://old/debian x\ndeb [arch=amd64] http://mirror/debian/ bookworm main\n";
         assert_eq!(mirror_in(list).as_deref(), Some("http://mirror/debian"));
-        let deb822 = "Types: deb\nURIs: https://deb.debian.org/debian-security\n\n\
-                      URIs: https://deb.debian.org/debian\n";
+        let deb822 = "Types: deb\nURIs: https://mirror.example/debian-security\n\n\
+                      URIs: https://mirror.example/debian\n";
         assert_eq!(
             mirror_in(deb822).as_deref(),
-            Some("https://deb.debian.org/debian")
+            Some("https://mirror.example/debian")
         );
         assert_eq!(
-            mirror_in("deb http://archive.ubuntu.com/ubuntu jammy main"),
+            mirror_in("deb http://mirror.example/ubuntu jammy main"),
             None
         );
     }

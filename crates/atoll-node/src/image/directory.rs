@@ -14,8 +14,8 @@ const CAPABILITY: &str = "security.capability";
 /// The kernel's limit for the value of [`CAPABILITY`] is below this.
 const MAX_CAPABILITY_LEN: usize = 64;
 
-/// Copies what lies below `source` into the tree: owners, modes, links. Sockets, device nodes and other
-/// file systems mounted below are left out.
+/// Copies what lies below `source` into the tree: owners, modes, links. Sockets, device nodes and
+/// other file systems mounted below are left out.
 pub(super) fn copy(source: &Path, tree: &Tree, budget: &mut Budget) -> Result<(), UnpackError> {
     let failed = |source_error| UnpackError::Entry {
         path: source.display().to_string(),

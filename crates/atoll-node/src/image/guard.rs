@@ -1,18 +1,19 @@
 //! A bound on what an archive's own bookkeeping may take in memory.
 //!
 //! Long names and extended headers are entries whose content a tar reader keeps in memory, whatever
-//! size they claim. This reader follows the archive's structure as it passes through, and ends with an
-//! error at a bookkeeping entry larger than any real one.
+//! size they claim. This reader follows the archive's structure as it passes through, and ends with
+//! an error at a bookkeeping entry larger than any real one.
 //!
 //! Source of the format: POSIX pax, and tar(5) for GNU's additions.
 
 use std::io::{self, Read};
 
-/// Largest extended header or long name. Real ones take some hundred bytes; extended attributes may be
-/// 64 KiB each.
+/// Largest extended header or long name. Real ones take some hundred bytes; extended attributes may
+/// be 64 KiB each.
 const MAX_BOOKKEEPING: u64 = 1024 * 1024;
 const BLOCK: usize = 512;
-/// Where the header has the type, the size, and, in GNU's sparse format, whether more headers follow.
+/// Where the header has the type, the size, and, in GNU's sparse format, whether more headers
+/// follow.
 const TYPE_AT: usize = 156;
 const SIZE_AT: std::ops::Range<usize> = 124..136;
 const SPARSE_MORE_AT: usize = 482;

@@ -1,13 +1,13 @@
 //! The template made from the host's own system directories.
 //!
 //! `/usr` is not copied: it is the lower layer of an overlay of its own, under a small layer of the
-//! template with what the host lacks (`python`, `sudo`). The root layer is written anew: links and empty
-//! directories, accounts, and of the host's `/etc` only what [`ETC`] names, which programs need and which
-//! is public on any machine. A file that not everybody may read, or that holds a private key, is left out
-//! even if it is named.
+//! template with what the host lacks (`python`, `sudo`). The root layer is written anew: links and
+//! empty directories, accounts, and of the host's `/etc` only what [`ETC`] names, which programs
+//! need and which is public on any machine. A file that not everybody may read, or that holds a
+//! private key, is left out even if it is named.
 //!
-//! What lies in `/usr` (also `/usr/local`) is visible in sandboxes. Nothing of `/home`, `/root`, `/srv`,
-//! `/mnt` and `/var` is, except the package database, so that packages can be installed.
+//! What lies in `/usr` (also `/usr/local`) is visible in sandboxes. Nothing of `/home`, `/root`,
+//! `/srv`, `/mnt` and `/var` is, except the package database, so that packages can be installed.
 
 use std::fs;
 use std::io;
@@ -76,7 +76,8 @@ const ETC: &[&str] = &[
 ];
 /// Directories of language runtimes in `/etc`, by the beginning of their names.
 const ETC_PREFIXES: &[&str] = &["java-", "perl", "python"];
-/// Directories of `/` that hold programs: links on most distributions, directories of their own on some.
+/// Directories of `/` that hold programs: links on most distributions, directories of their own on
+/// some.
 const PROGRAM_DIRS: [&str; 6] = ["bin", "lib", "lib32", "lib64", "libx32", "sbin"];
 /// Programs that sandboxes are expected to have where the host has them at all.
 const TOOLS: [&str; 3] = ["python3", "node", "git"];

@@ -1,11 +1,11 @@
 //! Container images: choosing the manifest for this machine, checking digests, unpacking layers.
 //!
-//! Works on an OCI image layout directory (`blobs/sha256/…`), which is also what a pull leaves. Every blob
-//! is checked against its digest; layers while they are unpacked, so a layer that does not match fails the
-//! build after the fact, when the build directory is thrown away.
+//! Works on an OCI image layout directory (`blobs/sha256/…`), which is also what a pull leaves.
+//! Every blob is checked against its digest; layers while they are unpacked, so a layer that does
+//! not match fails the build after the fact, when the build directory is thrown away.
 //!
-//! Source of the formats: OCI image specification (index, manifest, configuration, layout). Docker's own
-//! media types differ in name only.
+//! Source of the formats: OCI image specification (index, manifest, configuration, layout).
+//! Docker's own media types differ in name only.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -142,7 +142,8 @@ pub(super) fn import_layout(
     Err(OciError::Depth)
 }
 
-/// Unpacks the layers of a manifest, whose blobs are all in the layout, and reads what the image asks for.
+/// Unpacks the layers of a manifest, whose blobs are all in the layout, and reads what the image
+/// asks for.
 pub(super) fn unpack_image(
     layout: &Path,
     manifest: &Manifest,
@@ -186,7 +187,8 @@ pub(super) fn choose(manifests: &[Descriptor]) -> Result<&Descriptor, OciError> 
     chosen.ok_or(OciError::Platform(architecture))
 }
 
-/// Where a layout keeps a blob. The digest comes from a stranger's document, so it is checked to be one.
+/// Where a layout keeps a blob. The digest comes from a stranger's document, so it is checked to be
+/// one.
 pub(super) fn blob_path(layout: &Path, digest: &str) -> Result<PathBuf, OciError> {
     let hex = digest.strip_prefix(ALGORITHM).unwrap_or_default();
     let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);

@@ -130,8 +130,8 @@ pub(super) fn apt(root: &Tree, sources: &[(String, String)]) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives a root file system that came from elsewhere what sandboxes rely on, and leaves alone what it
-/// has already.
+/// Gives a root file system that came from elsewhere what sandboxes rely on, and leaves alone what
+/// it has already.
 ///
 /// `sudo` is a program to stand in for it where there is none.
 pub(super) fn complete(root: &Tree, sudo: Option<&Path>) -> io::Result<()> {

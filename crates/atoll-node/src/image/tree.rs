@@ -1,8 +1,8 @@
 //! A root file system under construction, written through file descriptors.
 //!
-//! Every path is resolved inside the tree as if the tree were `/` (`openat2` with `RESOLVE_IN_ROOT`),
-//! so neither `..` nor a symbolic link that an archive brought along can lead a write outside. Owners
-//! and modes are set explicitly and never depend on the process's umask.
+//! Every path is resolved inside the tree as if the tree were `/` (`openat2` with
+//! `RESOLVE_IN_ROOT`), so neither `..` nor a symbolic link that an archive brought along can lead a
+//! write outside. Owners and modes are set explicitly and never depend on the process's umask.
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -15,7 +15,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-/// Deepest path that is followed while removing; deeper trees are refused rather than recursed into.
+/// Deepest path that is followed while removing; deeper trees are refused rather than recursed
+/// into.
 const MAX_DEPTH: usize = 512;
 
 /// Owner and mode of what is written.
@@ -180,8 +181,8 @@ impl Tree {
         }
     }
 
-    /// Removes everything in the directory at `path` that `is_kept` does not name. What is kept stays
-    /// with the directories above it.
+    /// Removes everything in the directory at `path` that `is_kept` does not name. What is kept
+    /// stays with the directories above it.
     pub(super) fn empty(&self, path: &Path, is_kept: &dyn Fn(&Path) -> bool) -> io::Result<()> {
         match self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(dir) => empty_except(&dir, path, is_kept, 0),
@@ -190,8 +191,8 @@ impl Tree {
         }
     }
 
-    /// Reads a text file of at most `limit` bytes, following links inside the tree. `None` if there is
-    /// none, or it is no regular file.
+    /// Reads a text file of at most `limit` bytes, following links inside the tree. `None` if there
+    /// is none, or it is no regular file.
     pub(super) fn read(&self, path: &str, limit: u64) -> io::Result<Option<String>> {
         let fd = match self.resolve(Path::new(path), OFlags::RDONLY | OFlags::NONBLOCK) {
             Ok(fd) => fd,

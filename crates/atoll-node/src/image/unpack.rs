@@ -2,11 +2,12 @@
 //!
 //! Layers of one image are unpacked one after the other into the same tree. A layer takes back what
 //! lower ones brought by entries of special names (OCI image specification, "Layer Filesystem
-//! Changeset"): `.wh.NAME` removes `NAME`, `.wh..wh..opq` everything that was in the directory before.
+//! Changeset"): `.wh.NAME` removes `NAME`, `.wh..wh..opq` everything that was in the directory
+//! before.
 //!
-//! Archives come from strangers, so: paths that lead outside are refused (`..` here, links by the tree),
-//! sizes and counts are bounded, device nodes are left out (a sandbox has its own `/dev`), and of the
-//! extended attributes only those are taken that cannot steer overlayfs.
+//! Archives come from strangers, so: paths that lead outside are refused (`..` here, links by the
+//! tree), sizes and counts are bounded, device nodes are left out (a sandbox has its own `/dev`),
+//! and of the extended attributes only those are taken that cannot steer overlayfs.
 
 use std::collections::HashSet;
 use std::io::{self, Read};
@@ -115,8 +116,8 @@ pub(super) fn decompress<'a>(mut reader: impl Read + 'a) -> io::Result<Box<dyn R
     })
 }
 
-/// Unpacks one archive over what the tree holds. Reads it to its end, so that a caller who checks a digest
-/// has seen every byte.
+/// Unpacks one archive over what the tree holds. Reads it to its end, so that a caller who checks a
+/// digest has seen every byte.
 pub(super) fn unpack(
     mut reader: impl Read,
     tree: &Tree,

@@ -1,6 +1,7 @@
 //! Which addresses slots use, and how they get out of the host.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use super::Error;
@@ -8,17 +9,36 @@ use super::cidr::Cidr;
 use super::link::{self, Link, Route};
 use super::netlink::{Family, Socket};
 
-/// Tried in this order when nothing is configured: private ranges that are seldom used, then the range
-/// reserved for benchmarks. Each holds every slot.
-pub const DEFAULT_RANGES: [Cidr; 4] = [
-    Cidr::new(std::net::Ipv4Addr::new(10, 11, 0, 0), 16),
-    Cidr::new(std::net::Ipv4Addr::new(10, 211, 0, 0), 16),
-    Cidr::new(std::net::Ipv4Addr::new(172, 29, 0, 0), 16),
-    Cidr::new(std::net::Ipv4Addr::new(198, 18, 0, 0), 16),
+/// Cut into the ranges that are tried when nothing is configured: private networks that are seldom
+/// used, then the one reserved for benchmarks.
+const DEFAULT_NETWORKS: [Ipv4Addr; 4] = [
+    Ipv4Addr::new(10, 211, 0, 0),
+    Ipv4Addr::new(10, 11, 0, 0),
+    Ipv4Addr::new(172, 29, 0, 0),
+    Ipv4Addr::new(198, 18, 0, 0),
 ];
+/// The first two octets.
+const DEFAULT_NETWORK_PREFIX: u8 = 16;
+/// Holds two addresses for every slot.
+const DEFAULT_RANGE_PREFIX: u8 = 19;
+
+/// The ranges tried in this order when nothing is configured. There are many, because each Atoll
+/// on a machine claims one.
+pub fn default_ranges() -> impl Iterator<Item = Cidr> {
+    let pieces = 1_u32 << (DEFAULT_RANGE_PREFIX - DEFAULT_NETWORK_PREFIX);
+    let size = 1_u32 << (32 - DEFAULT_RANGE_PREFIX);
+    DEFAULT_NETWORKS.into_iter().flat_map(move |network| {
+        (0..pieces).map(move |piece| {
+            let first = Ipv4Addr::from_bits(network.to_bits() + piece * size);
+            Cidr::new(first, DEFAULT_RANGE_PREFIX)
+        })
+    })
+}
+
 /// Used while there is no uplink to take it from.
 pub(super) const DEFAULT_MTU: u32 = 1500;
-/// The file in the run directory that remembers the choice: slots of an earlier run have its addresses.
+/// The file in the run directory that remembers the choice: slots of an earlier run have its
+/// addresses.
 const CHOICE_FILE: &str = "range";
 
 /// The interface of the host's default route.
@@ -43,7 +63,7 @@ pub(super) fn claim(run_dir: &Path, wanted: &[Cidr], link_prefix: &str) -> Resul
         .ok()
         .and_then(|text| text.trim().parse().ok());
     let candidates: Vec<Cidr> = match wanted {
-        [] => DEFAULT_RANGES.to_vec(),
+        [] => default_ranges().collect(),
         some => some.to_vec(),
     };
     let read = Error::io("read the routes of this machine");

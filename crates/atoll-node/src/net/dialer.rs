@@ -1,9 +1,9 @@
 //! Sockets inside network namespaces.
 //!
-//! A socket belongs for ever to the namespace in which it was made. One thread of its own enters the
-//! wanted namespace, makes the socket and hands it out; connecting, reading and writing then happen on
-//! the runtime like with any other socket. The thread does nothing that can block on a peer, so one is
-//! enough, and no runtime thread is ever in a foreign namespace.
+//! A socket belongs for ever to the namespace in which it was made. One thread of its own enters
+//! the wanted namespace, makes the socket and hands it out; connecting, reading and writing then
+//! happen on the runtime like with any other socket. The thread does nothing that can block on a
+//! peer, so one is enough, and no runtime thread is ever in a foreign namespace.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -18,8 +18,8 @@ use rustix::thread::LinkNameSpaceType;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
-/// Requests that may wait for the thread. Each takes microseconds, so a full queue means that callers
-/// come faster than sockets can be made; they wait.
+/// Requests that may wait for the thread. Each takes microseconds, so a full queue means that
+/// callers come faster than sockets can be made; they wait.
 const QUEUE: usize = 256;
 /// A connection over loopback is made or refused at once; only a full backlog takes longer.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -30,7 +30,8 @@ struct Job {
     reply: oneshot::Sender<io::Result<OwnedFd>>,
 }
 
-/// Makes sockets inside network namespaces. Clones share one thread, which ends with the last of them.
+/// Makes sockets inside network namespaces. Clones share one thread, which ends with the last of
+/// them.
 #[derive(Debug, Clone)]
 pub struct Dialer {
     jobs: mpsc::Sender<Job>,
@@ -87,8 +88,8 @@ impl Dialer {
         Ok(stream)
     }
 
-    /// A blocking TCP listener on every address of the namespace bound at `netns`, IPv4 and, where the
-    /// kernel has it, IPv6. It is close-on-exec.
+    /// A blocking TCP listener on every address of the namespace bound at `netns`, IPv4 and, where
+    /// the kernel has it, IPv6. It is close-on-exec.
     ///
     /// # Errors
     /// `NotFound` if there is no such namespace, `AddrInUse` if somebody listens there.

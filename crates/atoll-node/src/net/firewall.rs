@@ -5,15 +5,15 @@
 //!    │                            ├ belongs to a connection ─▶ accept
 //!    │                            ├ DNS to a resolver ─▶ egress
 //!    │                            ├ to an internal range ─▶ denied
-//!    │                            └▶ egress ─ by interface ─▶ slot-N: allow, deny, accept or denied
+//!    │                            └▶ egress ─ by interface ─▶ slot-N: allow, deny, accept, denied
 //!    └─ to a sandbox ─▶ inbound: only what belongs to a connection
 //! input ── from a sandbox ─▶ local: DNS to a resolver ─▶ egress; else denied
 //! postrouting ── from a sandbox's address, outwards ─▶ masquerade
 //! ```
 //!
-//! Invariants: an interface without an entry in the map reaches nothing; a policy is replaced in one
-//! transaction; connections that were allowed when they began stay. A denied packet is answered, so that
-//! programs fail at once instead of hanging.
+//! Invariants: an interface without an entry in the map reaches nothing; a policy is replaced in
+//! one transaction; connections that were allowed when they began stay. A denied packet is
+//! answered, so that programs fail at once instead of hanging.
 
 use std::io;
 use std::net::Ipv4Addr;

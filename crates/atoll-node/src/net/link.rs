@@ -101,7 +101,8 @@ pub(super) fn add_default_route(socket: &mut Socket, gateway: Ipv4Addr) -> io::R
     socket.request(message)
 }
 
-/// Routes a whole range to nowhere, which also claims it: it fails with `EEXIST` where somebody has.
+/// Routes a whole range to nowhere, which also claims it: it fails with `EEXIST` where somebody
+/// has.
 pub(super) fn add_blackhole(socket: &mut Socket, range: Cidr) -> io::Result<()> {
     socket.request(blackhole(libc::RTM_NEWROUTE, CREATE | EXCL, range))
 }

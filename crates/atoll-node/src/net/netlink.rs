@@ -2,9 +2,9 @@
 //! blocking socket, acknowledgements, dumps and batches.
 //!
 //! The kernel handles a request while `send` runs, so every call here is bounded by the kernel's
-//! own work and no reply is ever waited for longer than [`REPLY_LIMIT`]. Callers run on threads that
-//! may block. Both families share this one encoder because together they use about a dozen messages;
-//! generated bindings would be a hundred times larger than what is used of them.
+//! own work and no reply is ever waited for longer than [`REPLY_LIMIT`]. Callers run on threads
+//! that may block. Both families share this one encoder because together they use about a dozen
+//! messages; generated bindings would be a hundred times larger than what is used of them.
 //! Source of the formats: the kernel's netlink(7), rtnetlink(7) and uapi headers.
 
 use std::io;
@@ -203,8 +203,8 @@ impl Socket {
         }
     }
 
-    /// Sends messages as one datagram: `first` and `last` frame the batch, and the kernel applies all
-    /// of `messages` or none.
+    /// Sends messages as one datagram: `first` and `last` frame the batch, and the kernel applies
+    /// all of `messages` or none.
     ///
     /// # Errors
     /// The error of the first message that was refused.

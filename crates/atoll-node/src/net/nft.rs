@@ -1,8 +1,8 @@
 //! nf_tables over netlink: tables, chains, rules, verdict maps, and the few expressions that the
 //! rule set uses. The `nft` program is not needed.
 //!
-//! A [`Transaction`] is applied as a whole or not at all, and packets see either all of it or nothing.
-//! Source of the formats: linux/netfilter/nf_tables.h and nfnetlink.h.
+//! A [`Transaction`] is applied as a whole or not at all, and packets see either all of it or
+//! nothing. Source of the formats: linux/netfilter/nf_tables.h and nfnetlink.h.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -441,8 +441,8 @@ impl<'a> Transaction<'a> {
     }
 }
 
-/// A base chain that somebody else hung into the forwarding path and that drops by default: its family
-/// number and table.
+/// A base chain that somebody else hung into the forwarding path and that drops by default: its
+/// family number and table.
 pub(super) fn foreign_forward_drop(own_table: &str) -> io::Result<Option<(u8, String)>> {
     let mut message = Message::new(SUBSYSTEM << 8 | GET_CHAIN, 0);
     message.put(&[0; NFGENMSG_LEN]);

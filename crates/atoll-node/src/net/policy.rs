@@ -12,9 +12,9 @@ pub const MAX_ENTRIES: usize = 256;
 /// Everything.
 const ALL: Cidr = Cidr::new(Ipv4Addr::UNSPECIFIED, 0);
 
-/// Denied to every sandbox whatever its policy says: ranges of private networks, of the host and its
-/// neighbours (cloud metadata services among them), and those that are no unicast destination. These
-/// are E2B's, and the special-purpose ranges of RFC 6890.
+/// Denied to every sandbox whatever its policy says: ranges of private networks, of the host and
+/// its neighbours (cloud metadata services among them), and those that are no unicast destination.
+/// These are E2B's, and the special-purpose ranges of RFC 6890.
 pub(super) const INTERNAL: [Cidr; 11] = [
     Cidr::new(Ipv4Addr::new(0, 0, 0, 0), 8),
     Cidr::new(Ipv4Addr::new(10, 0, 0, 0), 8),
@@ -42,7 +42,8 @@ pub(super) struct Rules {
 pub enum Unenforceable {
     /// An entry is a name. A packet filter sees addresses only.
     #[error(
-        "network rules by domain name (`{0}`) are not supported on this node; use addresses or ranges"
+        "network rules by domain name (`{0}`) are not supported on this node; use addresses or \
+         ranges"
     )]
     Domain(String),
     /// A deny entry that is neither an address nor a range.
@@ -64,8 +65,8 @@ impl Default for Rules {
 }
 
 impl Rules {
-    /// Entries for IPv6 have no effect: sandboxes have no IPv6 beyond loopback, so what they deny is
-    /// denied, and what they allow would not get anywhere.
+    /// Entries for IPv6 have no effect: sandboxes have no IPv6 beyond loopback, so what they deny
+    /// is denied, and what they allow would not get anywhere.
     pub(super) fn from_policy(policy: &NetworkPolicy) -> Result<Self, Unenforceable> {
         if policy.allow_out.len() > MAX_ENTRIES || policy.deny_out.len() > MAX_ENTRIES {
             return Err(Unenforceable::TooMany);

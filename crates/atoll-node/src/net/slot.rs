@@ -1,9 +1,9 @@
 //! One network slot on the machine: how it is made, recognised and taken down.
 //!
-//! A slot is a network namespace pinned by a bind mount at `<run dir>/netns/<index>`, with loopback up
-//! and a veth pair whose guest end is `eth0`; each end has one address of a /31. Everything a slot
-//! leaves on the machine carries the instance's name or lies in its run directory, so what a crash left
-//! behind is found by looking, without a ledger.
+//! A slot is a network namespace pinned by a bind mount at `<run dir>/netns/<index>`, with loopback
+//! up and a veth pair whose guest end is `eth0`; each end has one address of a /31. Everything a
+//! slot leaves on the machine carries the instance's name or lies in its run directory, so what a
+//! crash left behind is found by looking, without a ledger.
 //!
 //! The functions block, and act in the network namespace of the calling thread.
 
@@ -30,8 +30,8 @@ const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 /// Addresses a slot takes.
 pub(super) const ADDRESSES_PER_SLOT: u32 = 2;
-/// The highest group id the kernel takes in `ping_group_range`. Groups there count as on the host, so
-/// this covers the shifted ids of every sandbox.
+/// The highest group id the kernel takes in `ping_group_range`. Groups there count as on the host,
+/// so this covers the shifted ids of every sandbox.
 const HIGHEST_PING_GROUP: u32 = i32::MAX.cast_unsigned();
 
 /// What all slots of an instance have in common.
@@ -83,8 +83,8 @@ impl Layout {
         if let Some(firewall) = &self.firewall {
             firewall.apply(index, &name, &Rules::default())?;
         }
-        // The namespace is entered by a thread that ends here, so that no pooled thread is ever left
-        // in a foreign namespace.
+        // The namespace is entered by a thread that ends here, so that no pooled thread is ever
+        // left in a foreign namespace.
         std::thread::scope(|scope| {
             let guest_side = || make_guest_side(&mut socket, &path, &name, (host, guest), mtu);
             let thread = std::thread::Builder::new()
@@ -102,8 +102,8 @@ impl Layout {
         link::set_up(&mut socket, &name)
     }
 
-    /// Takes the slot down, whatever of it there is. The namespace itself goes when its last process
-    /// and socket have gone; the veth pair goes at once.
+    /// Takes the slot down, whatever of it there is. The namespace itself goes when its last
+    /// process and socket have gone; the veth pair goes at once.
     pub(super) fn destroy(&self, index: u32) -> io::Result<()> {
         let mut socket = Socket::open(Family::Route)?;
         let name = self.link_name(index);
@@ -145,8 +145,8 @@ impl Layout {
     }
 }
 
-/// Runs on a thread of its own: enters a new namespace, binds it at `path` and fits it out. `socket` was
-/// opened on the host and acts there.
+/// Runs on a thread of its own: enters a new namespace, binds it at `path` and fits it out.
+/// `socket` was opened on the host and acts there.
 fn make_guest_side(
     socket: &mut Socket,
     path: &Path,
@@ -172,8 +172,8 @@ fn make_guest_side(
     link::add_default_route(&mut inside, host)
 }
 
-/// Turns IPv6 off on one interface: slots have IPv4 egress only, and a link-local address would reach
-/// the host.
+/// Turns IPv6 off on one interface: slots have IPv4 egress only, and a link-local address would
+/// reach the host.
 fn disable_ipv6(name: &str) -> io::Result<()> {
     match write_sysctl(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1") {
         // A kernel without IPv6 has nothing to turn off.

@@ -1,4 +1,5 @@
-//! What sandboxes reach: through a pretend host to a pretend internet, by the kernel's own packet filter.
+//! What sandboxes reach: through a pretend host to a pretend internet, by the kernel's own packet
+//! filter.
 
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -20,8 +21,8 @@ const RESOLVER: &str = "10.99.0.53";
 const PORT: u16 = 8080;
 const DNS: u16 = 53;
 
-/// Behind the host, by way of `up0`: a machine with public and internal addresses that knows no route
-/// back to sandboxes, so that only translated packets are answered.
+/// Behind the host, by way of `up0`: a machine with public and internal addresses that knows no
+/// route back to sandboxes, so that only translated packets are answered.
 fn make_internet() {
     run("ip netns add internet");
     run("ip link add up0 type veth peer name net0 netns internet");

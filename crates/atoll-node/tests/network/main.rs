@@ -4,4 +4,5 @@
 
 mod egress;
 mod pool;
+mod sys;
 mod world;

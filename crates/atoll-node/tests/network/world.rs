@@ -7,16 +7,12 @@ use std::process::Command;
 
 use atoll_node::net::{Config, Pool};
 use rustix::mount::{MountPropagationFlags, mount_change};
-use rustix::thread::UnshareFlags;
 
-/// Runs `test` on a thread in fresh namespaces with loopback up. Threads of the runtime inherit them.
-/// Prints why and returns if the machine does not allow that.
+/// Runs `test` on a thread in fresh namespaces with loopback up. Threads of the runtime inherit
+/// them. Prints why and returns if the machine does not allow that.
 pub(crate) fn in_pretend_host<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     let thread = std::thread::spawn(move || {
-        // SAFETY: only this thread and those it starts later change namespace.
-        let entered =
-            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) };
-        if let Err(error) = entered {
+        if let Err(error) = crate::sys::enter_fresh_namespaces() {
             println!("skipped: needs root and namespaces ({error})");
             return;
         }

@@ -62,8 +62,10 @@ impl Image {
         };
         let index = format!(
             "{{\"schemaVersion\":2,\"manifests\":[\
-             {{\"digest\":\"sha256:{0}\",\"platform\":{{\"architecture\":\"z80\",\"os\":\"linux\"}}}},\
-             {{\"digest\":\"{manifest}\",\"platform\":{{\"architecture\":\"{own}\",\"os\":\"linux\"}}}}]}}",
+             {{\"digest\":\"sha256:{0}\",\
+              \"platform\":{{\"architecture\":\"z80\",\"os\":\"linux\"}}}},\
+             {{\"digest\":\"{manifest}\",\
+              \"platform\":{{\"architecture\":\"{own}\",\"os\":\"linux\"}}}}]}}",
             "0".repeat(64)
         );
         image.index = image.add(index.into_bytes());

@@ -1,4 +1,5 @@
-//! Mounting a root file system and running programs in it, in a mount namespace that ends with the test.
+//! Mounting a root file system and running programs in it, in a mount namespace that ends with the
+//! test.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -72,7 +73,8 @@ pub(crate) fn run_in(rootfs: &RootFs, script: &str) -> Output {
     }
     let root = dir.path().join("root");
     setup.push_str(&format!(
-        "mount --bind /dev {0}/dev; mount -t proc proc {0}/proc\nexec chroot {0} /bin/sh -c \"$1\"\n",
+        "mount --bind /dev {0}/dev; mount -t proc proc {0}/proc\n\
+         exec chroot {0} /bin/sh -c \"$1\"\n",
         root.display()
     ));
     Command::new("unshare")
