@@ -143,6 +143,23 @@ impl Cgroups {
         Ok(cgroups)
     }
 
+    /// Keeps all sandboxes together from taking more memory than this, so that those that were
+    /// promised more than there is meet each other's limit and not the host's.
+    ///
+    /// # Errors
+    /// If the limit cannot be written.
+    pub fn limit_memory(&self, bytes: u64) -> Result<(), Error> {
+        let file = match self.version("memory") {
+            Some(Version::Two) => "memory.max",
+            _ => "memory.limit_in_bytes",
+        };
+        if let Some(hierarchy) = self.hierarchy("memory") {
+            let path = hierarchy.mount.join(&self.name).join(file);
+            fs::write(&path, bytes.to_string()).map_err(io_error(&path))?;
+        }
+        Ok(())
+    }
+
     /// The files a supervisor joins by writing `0`.
     #[must_use]
     pub fn supervisor_procs(&self) -> Vec<PathBuf> {

@@ -49,6 +49,8 @@ fn version_2_has_one_directory_and_its_controllers_delegated() {
         cgroups.supervisor_procs(),
         [base.join("atoll-x/supervisors/cgroup.procs")]
     );
+    cgroups.limit_memory(1 << 30).unwrap();
+    assert_eq!(read("atoll-x/memory.max"), "1073741824");
     assert_eq!(cgroups.create(7).unwrap(), [base.join("atoll-x/cell-0007")]);
     assert_eq!(cgroups.cells().unwrap(), BTreeSet::from([7]));
     assert_eq!(

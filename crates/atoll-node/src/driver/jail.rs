@@ -57,6 +57,13 @@ const STOCK_LIMIT: Duration = Duration::from_secs(15);
 /// milliseconds more.
 const MAX_READY_SIZES: usize = 4;
 
+/// One part in so many of the machine's memory is kept from all sandboxes together, for the host
+/// and the node itself.
+const HOST_MEMORY_SHARE: u64 = 16;
+
+/// At least so much is kept, in bytes.
+const HOST_MEMORY_MIN: u64 = 512 << 20;
+
 /// Environment of the guest agent itself; sandboxes' variables come with its initialisation.
 const AGENT_ENVIRONMENT: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -356,6 +363,12 @@ impl Driver for JailDriver {
 impl Shared {
     fn open(config: Config, net: net::Pool) -> Result<Self, Error> {
         let cgroups = Cgroups::open(&config.instance).map_err(Error::failed("open cgroups"))?;
+        let memory = rustix::system::sysinfo();
+        let memory = u64::from(memory.mem_unit) * memory.totalram;
+        let kept = (memory / HOST_MEMORY_SHARE).max(HOST_MEMORY_MIN);
+        cgroups
+            .limit_memory(memory.saturating_sub(kept).max(HOST_MEMORY_MIN))
+            .map_err(Error::failed("limit the sandboxes' memory"))?;
         let staging = config.data_dir.join("staging");
         make_private(&staging).map_err(Error::failed("make the staging directory"))?;
         let disks = DiskMaker::open(config.data_dir.join("disks"))
