@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use atoll_core::lifecycle::{Announcement, Effect};
+use atoll_core::placement::Placed;
 use atoll_core::sandbox::{EndReason, Sandbox};
 use atoll_core::time::Timestamp;
 use atoll_store::store::EventRow;
@@ -45,6 +46,22 @@ pub(crate) fn event(
 pub(crate) fn with(mut event: EventRow, name: &str, value: impl Into<String>) -> EventRow {
     event.fields.insert(name.to_owned(), value.into());
     event
+}
+
+/// The event for a placement.
+pub(crate) fn placed(row: &Sandbox, at: Timestamp, placed: &Placed) -> EventRow {
+    let alternatives: Vec<_> = placed
+        .alternatives
+        .iter()
+        .map(|candidate| candidate.node.as_str())
+        .collect();
+    let mut line = event(row, at, "sandbox.placed", "info", placed.reason.clone());
+    line = with(line, "node", placed.node.as_str());
+    line = with(line, "score", placed.score.to_string());
+    if !alternatives.is_empty() {
+        line = with(line, "alternatives", alternatives.join(","));
+    }
+    line
 }
 
 /// The event for an announcement about a sandbox as it is after the change.

@@ -7,11 +7,10 @@ use std::time::Duration;
 use atoll_core::id::{Generation, NodeId};
 use atoll_core::lifecycle::{Effect, Event, step};
 use atoll_core::node::{CallOutcome, ObservedSandbox, Refusal};
-use atoll_core::placement::{Placed, Rejected};
+use atoll_core::placement::Rejected;
 use atoll_core::reconcile::{Action, Observed};
 use atoll_core::route::RouteUpdate;
 use atoll_core::sandbox::{Desired, EndReason, Sandbox, SandboxSpec, State};
-use atoll_core::time::Timestamp;
 use atoll_store::store::{EventRow, Intent, IntentChange, Transition};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -99,7 +98,7 @@ impl Executor {
         match placed {
             Ok(placed) => {
                 let change = Change {
-                    events: vec![placement_event(&row, now, &placed)],
+                    events: vec![events::placed(&row, now, &placed)],
                     placement: Some((placed.node, generation)),
                     ..Change::default()
                 };
@@ -312,21 +311,6 @@ impl Executor {
             Err(error) => Attempt::Wait(format!("commit {:?}: {error}", next.next)),
         }
     }
-}
-
-fn placement_event(row: &Sandbox, at: Timestamp, placed: &Placed) -> EventRow {
-    let alternatives: Vec<_> = placed
-        .alternatives
-        .iter()
-        .map(|candidate| candidate.node.as_str())
-        .collect();
-    let mut event = events::event(row, at, "sandbox.placed", "info", placed.reason.clone());
-    event = events::with(event, "node", placed.node.as_str());
-    event = events::with(event, "score", placed.score.to_string());
-    if !alternatives.is_empty() {
-        event = events::with(event, "alternatives", alternatives.join(","));
-    }
-    event
 }
 
 impl Inner {

@@ -205,6 +205,10 @@ async fn read(inner: &Inner, id: &SandboxId) -> Attempt {
 
 async fn advance(inner: &Inner, executor: &mut Executor, slot: &Slot, row: Sandbox) -> Attempt {
     slot.show(&row);
+    if row.state != State::Stopped {
+        // A look between placement and commit finds no row, and has it forgotten.
+        inner.registry.adopt(&row, inner.clock.now());
+    }
     let observed = inner.registry.observed(&row.id);
     let actions = plan(&row, &observed, &inner.registry.health(), inner.clock.now());
     match actions.first() {

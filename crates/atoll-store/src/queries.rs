@@ -8,9 +8,9 @@ pub(crate) const META_GET: &str = "SELECT value FROM meta WHERE name = $1";
 pub(crate) const TEAM_INSERT: &str = "INSERT INTO teams (id, name, created_at) VALUES ($1, $2, $3) \
      ON CONFLICT (id) DO NOTHING";
 pub(crate) const TEAM_USAGE: &str = "SELECT concurrent, running FROM teams WHERE id = $1";
-/// Takes one place of the quota; no row: none is left.
+/// Takes places of the quota; no row: there are not so many left.
 pub(crate) const TEAM_ADMIT: &str =
-    "UPDATE teams SET concurrent = concurrent + 1 WHERE id = $1 AND concurrent < $2";
+    "UPDATE teams SET concurrent = concurrent + $3 WHERE id = $1 AND concurrent + $3 <= $2";
 pub(crate) const TEAM_COUNT: &str =
     "UPDATE teams SET concurrent = concurrent + $2, running = running + $3 WHERE id = $1";
 

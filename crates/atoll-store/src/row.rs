@@ -130,6 +130,11 @@ fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("maps with text keys and plain values always serialise")
 }
 
+/// Our counts stay far below the limit; saturating keeps the conversion total.
+pub(crate) fn to_i64(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 pub(crate) fn corrupt(table: &'static str, id: &str, detail: String) -> Error {
     Error::Corrupt {
         table,

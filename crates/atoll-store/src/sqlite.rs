@@ -5,6 +5,7 @@
 //! synced to the disk before its caller hears of it.
 
 mod apply;
+mod batch;
 mod decode;
 mod migrate;
 mod read;
@@ -37,6 +38,14 @@ const READERS_MAX: u32 = 4;
 /// shell) before it fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Memory for the writer's pages, in KiB. Ids are random, so the indexes over them are written all
+/// over: what does not fit here is read again and again.
+const WRITER_CACHE_KIB: u32 = 32 * 1_024;
+
+/// Pages of the log after which they are written into the file itself. Each time costs two more
+/// syncs and every page once, however often it changed: at 16 MiB that is seldom enough.
+const CHECKPOINT_PAGES: u32 = 4_096;
+
 /// How long a read waits for a free connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -66,7 +75,11 @@ impl SqliteStore {
             .busy_timeout(BUSY_TIMEOUT)
             .foreign_keys(true)
             .disable_statement_logging();
-        let mut connection = sqlx::SqliteConnection::connect_with(&options)
+        let writing = options
+            .clone()
+            .pragma("cache_size", format!("-{WRITER_CACHE_KIB}"))
+            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string());
+        let mut connection = sqlx::SqliteConnection::connect_with(&writing)
             .await
             .map_err(failed)?;
         migrate::run(&mut connection).await?;

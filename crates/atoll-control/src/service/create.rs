@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use atoll_core::error::ErrorKind;
 use atoll_core::id::{Generation, ID_BODY_LEN, SandboxId};
-use atoll_core::lifecycle::Announcement;
+use atoll_core::lifecycle::{Announcement, Event, step};
 use atoll_core::sandbox::{Desired, EndReason, OnTimeout, Sandbox, SandboxConfig, State};
 use atoll_core::template::Template;
-use atoll_store::store::{Admission, IdempotencyKey, Intent, IntentChange, NewSandbox};
+use atoll_store::store::{Admission, EventRow, IdempotencyKey, Intent, IntentChange, NewSandbox};
 use tokio::time::timeout;
 
 use super::{ControlPlane, Inner, demand_full, unavailable};
@@ -79,19 +79,27 @@ impl Inner {
             fingerprint: request.fingerprint.clone(),
         });
         let has_key = idempotency.is_some();
-        let row = self.new_row(tenant, request, template);
+        let mut row = self.new_row(tenant, request, template);
         let created = events::announce(&row, row.created_at, Announcement::Created);
+        let mut events = vec![events::with(
+            created,
+            "template",
+            row.config.template.as_str(),
+        )];
+        events.extend(self.place_at_once(&mut row));
         let new = NewSandbox {
-            events: vec![events::with(
-                created,
-                "template",
-                row.config.template.as_str(),
-            )],
+            events,
             sandbox: row.clone(),
             concurrent_max: self.config.concurrent_sandboxes_max,
             idempotency,
         };
-        match self.store.sandbox_insert(new).await.map_err(unavailable)? {
+        let admission = self.store.sandbox_insert(new).await;
+        if !matches!(admission, Ok(Admission::Accepted)) {
+            // Gives back what its placement took. A row that is there although the store said
+            // otherwise is found by the next full pass.
+            self.registry.forget(&row.id);
+        }
+        match admission.map_err(unavailable)? {
             Admission::Accepted => {}
             Admission::QuotaExceeded => return Err(self.quota_exceeded()),
             Admission::Replayed {
@@ -108,7 +116,6 @@ impl Inner {
                 return self.replay(&sandbox).await;
             }
         }
-        self.registry.adopt(&row, row.created_at);
         self.catalog
             .count_spawned(&row.config.template, row.created_at);
         let id = row.id.clone();
@@ -147,6 +154,23 @@ impl Inner {
             ended: None,
             last_error: None,
         }
+    }
+
+    /// Chooses a node before the row is written, so that intent and placement share a commit. A
+    /// row that no node can take stays pending, and its task decides what becomes of it.
+    fn place_at_once(&self, row: &mut Sandbox) -> Vec<EventRow> {
+        let seed = self.draw_seed();
+        let placed = self
+            .registry
+            .place(row, &[], row.generation, seed, row.created_at);
+        let (Ok(placed), Ok(next)) = (placed, step(row.state, Event::Place)) else {
+            return Vec::new();
+        };
+        let mut events = vec![events::placed(row, row.created_at, &placed)];
+        row.node = Some(placed.node);
+        row.state = next.next;
+        events.extend(events::announcements(next.effects, row, row.created_at));
+        events
     }
 
     fn quota_exceeded(&self) -> Error {

@@ -4,21 +4,20 @@
 //! one.
 
 use atoll_core::id::{KeyId, SandboxId, TeamId, TemplateId};
-use atoll_core::lifecycle::state_name;
-use atoll_core::quota::is_counted;
-use atoll_core::sandbox::{Sandbox, State};
+use atoll_core::sandbox::Sandbox;
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 use sqlx::Row as _;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 
+use super::batch::append;
 use super::decode;
 use crate::queries;
-use crate::row::{config_to_json, desired_name, fields_to_json, reason_name, status_name};
+use crate::row::{config_to_json, status_name, to_i64};
 use crate::store::{
-    Admission, Error, EventRow, Inserted, Intent, IntentChange, KeyRow, NewSandbox, Removed,
-    Result, Transition,
+    Admission, Error, EventRow, IdempotencyKey, Inserted, Intent, IntentChange, KeyRow, NewSandbox,
+    Removed, Result, Transition,
 };
 
 /// One write.
@@ -100,7 +99,7 @@ impl Reply {
 
 type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 
-async fn execute(
+pub(super) async fn execute(
     tx: &mut SqliteConnection,
     operation: &'static str,
     statement: Statement<'_>,
@@ -112,7 +111,7 @@ async fn execute(
         .map_err(|source| Error::Database { operation, source })
 }
 
-async fn fetch(
+pub(super) async fn fetch(
     tx: &mut SqliteConnection,
     operation: &'static str,
     statement: Statement<'_>,
@@ -154,20 +153,16 @@ pub(super) async fn apply(tx: &mut SqliteConnection, write: &Write) -> Result<Re
             Ok(Reply::Unit)
         }
         Write::TemplateRemove(id) => template_remove(tx, id).await,
-        Write::SandboxInsert(new) => sandbox_insert(tx, new).await,
-        Write::SandboxTransition(transition) => sandbox_transition(tx, transition).await,
+        Write::SandboxInsert(_) | Write::SandboxTransition(_) => {
+            unreachable!("these are always gathered")
+        }
         Write::SandboxIntend(intent) => sandbox_intend(tx, intent).await,
         Write::EventAppend(events) => {
-            append(tx, events).await?;
+            append(tx, &events.iter().collect::<Vec<_>>()).await?;
             Ok(Reply::Unit)
         }
         Write::HistoryPrune { before, limit } => history_prune(tx, *before, *limit).await,
     }
-}
-
-/// Our counts stay far below the limit; saturating keeps the conversion total.
-fn to_i64(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn count_of(row: &SqliteRow) -> Result<i64> {
@@ -291,43 +286,35 @@ async fn template_remove(tx: &mut SqliteConnection, id: &TemplateId) -> Result<R
     Ok(Reply::Removed(removed))
 }
 
-async fn sandbox_insert(tx: &mut SqliteConnection, new: &NewSandbox) -> Result<Reply> {
-    let operation = "insert a sandbox";
-    let sandbox = &new.sandbox;
-    if let Some(idempotency) = &new.idempotency {
-        let find = sqlx::query(queries::IDEMPOTENCY_FIND)
-            .bind(sandbox.team.as_str())
-            .bind(&idempotency.key);
-        if let Some(row) = fetch(tx, operation, find).await? {
-            return replayed(&row).map(Reply::Admission);
-        }
-    }
-    let admit = sqlx::query(queries::TEAM_ADMIT)
+/// What an earlier request with the same idempotency key made.
+pub(super) async fn replay(
+    tx: &mut SqliteConnection,
+    new: &NewSandbox,
+) -> Result<Option<Admission>> {
+    let Some(idempotency) = &new.idempotency else {
+        return Ok(None);
+    };
+    let find = sqlx::query(queries::IDEMPOTENCY_FIND)
+        .bind(new.sandbox.team.as_str())
+        .bind(&idempotency.key);
+    let row = fetch(tx, "find an idempotency key", find).await?;
+    row.as_ref().map(replayed).transpose()
+}
+
+/// Keeps the key under which a sandbox was made.
+pub(super) async fn keep_key(
+    tx: &mut SqliteConnection,
+    sandbox: &Sandbox,
+    idempotency: &IdempotencyKey,
+) -> Result<()> {
+    let insert = sqlx::query(queries::IDEMPOTENCY_INSERT)
         .bind(sandbox.team.as_str())
-        .bind(i64::from(new.concurrent_max));
-    if execute(tx, operation, admit).await? == 0 {
-        return Ok(Reply::Admission(Admission::QuotaExceeded));
-    }
-    insert_row(tx, sandbox).await?;
-    for (name, value) in &sandbox.config.metadata {
-        let label = sqlx::query(queries::LABEL_INSERT)
-            .bind(sandbox.id.as_str())
-            .bind(sandbox.team.as_str())
-            .bind(name)
-            .bind(value);
-        execute(tx, operation, label).await?;
-    }
-    if let Some(idempotency) = &new.idempotency {
-        let insert = sqlx::query(queries::IDEMPOTENCY_INSERT)
-            .bind(sandbox.team.as_str())
-            .bind(&idempotency.key)
-            .bind(&idempotency.fingerprint)
-            .bind(sandbox.id.as_str())
-            .bind(sandbox.created_at.as_micros());
-        execute(tx, operation, insert).await?;
-    }
-    append(tx, &new.events).await?;
-    Ok(Reply::Admission(Admission::Accepted))
+        .bind(&idempotency.key)
+        .bind(&idempotency.fingerprint)
+        .bind(sandbox.id.as_str())
+        .bind(sandbox.created_at.as_micros());
+    execute(tx, "keep an idempotency key", insert).await?;
+    Ok(())
 }
 
 fn replayed(row: &SqliteRow) -> Result<Admission> {
@@ -342,78 +329,12 @@ fn replayed(row: &SqliteRow) -> Result<Admission> {
     })
 }
 
-async fn insert_row(tx: &mut SqliteConnection, sandbox: &Sandbox) -> Result<()> {
-    let statement = sqlx::query(queries::SANDBOX_INSERT)
-        .bind(sandbox.id.as_str())
-        .bind(sandbox.team.as_str())
-        .bind(sandbox.config.template.as_str())
-        .bind(sandbox.config.build.as_str())
-        .bind(sandbox.config.alias.as_deref())
-        .bind(config_to_json(&sandbox.config))
-        .bind(state_name(sandbox.state))
-        .bind(desired_name(sandbox.desired))
-        .bind(sandbox.stop_reason.map(reason_name))
-        .bind(to_i64(sandbox.generation.get()))
-        .bind(sandbox.node.as_ref().map(|node| node.as_str()))
-        .bind(sandbox.created_at.as_micros())
-        .bind(sandbox.started_at.map(Timestamp::as_micros))
-        .bind(sandbox.deadline.as_micros())
-        .bind(sandbox.updated_at.as_micros())
-        .bind(sandbox.ended.map(|(at, _)| at.as_micros()))
-        .bind(sandbox.last_error.as_deref());
-    execute(tx, "insert a sandbox", statement).await?;
-    Ok(())
-}
-
-async fn sandbox_transition(tx: &mut SqliteConnection, change: &Transition) -> Result<Reply> {
-    let operation = "change a sandbox's state";
-    let (state, generation) = change.expected;
-    let placement = change.placement.as_ref();
-    let statement = sqlx::query(queries::SANDBOX_TRANSITION)
-        .bind(change.id.as_str())
-        .bind(state_name(state))
-        .bind(to_i64(generation.get()))
-        .bind(state_name(change.next))
-        .bind(placement.map(|(node, _)| node.as_str()))
-        .bind(placement.map(|(_, generation)| to_i64(generation.get())))
-        .bind(change.started_at.map(Timestamp::as_micros))
-        .bind(change.ended_at.map(Timestamp::as_micros))
-        .bind(change.stop_reason.map(reason_name))
-        .bind(change.last_error.as_deref())
-        .bind(change.at.as_micros());
-    let Some(row) = fetch(tx, operation, statement).await? else {
-        return Ok(Reply::Sandbox(None));
-    };
-    let sandbox = decode::sandbox(&row)?;
-    let concurrent = i64::from(is_counted(change.next)) - i64::from(is_counted(state));
-    let running = i64::from(change.next == State::Running) - i64::from(state == State::Running);
-    if concurrent != 0 || running != 0 {
-        let count = sqlx::query(queries::TEAM_COUNT)
-            .bind(change.team.as_str())
-            .bind(concurrent)
-            .bind(running);
-        execute(tx, operation, count).await?;
-    }
-    if change.next == State::Stopped && !sandbox.config.metadata.is_empty() {
-        let labels = sqlx::query(queries::LABELS_DELETE).bind(change.id.as_str());
-        execute(tx, operation, labels).await?;
-    }
-    append(tx, &change.events).await?;
-    Ok(Reply::Sandbox(Some(Box::new(sandbox))))
-}
-
 async fn sandbox_intend(tx: &mut SqliteConnection, intent: &Intent) -> Result<Reply> {
     let operation = "change what is wanted of a sandbox";
     let id = intent.id.as_str();
     let at = intent.at.as_micros();
     let row = match &intent.change {
-        IntentChange::Stop(reason) => {
-            let statement = sqlx::query(queries::SANDBOX_STOP)
-                .bind(id)
-                .bind(reason_name(*reason))
-                .bind(at);
-            fetch(tx, operation, statement).await?
-        }
+        IntentChange::Stop(_) => unreachable!("these are always gathered"),
         IntentChange::Expire { seen } => {
             let statement = sqlx::query(queries::SANDBOX_EXPIRE)
                 .bind(id)
@@ -450,7 +371,7 @@ async fn sandbox_intend(tx: &mut SqliteConnection, intent: &Intent) -> Result<Re
     let Some(row) = row else {
         return Ok(Reply::Sandbox(None));
     };
-    append(tx, &intent.events).await?;
+    append(tx, &intent.events.iter().collect::<Vec<_>>()).await?;
     Ok(Reply::Sandbox(Some(Box::new(decode::sandbox(&row)?))))
 }
 
@@ -458,21 +379,6 @@ async fn get(tx: &mut SqliteConnection, id: &SandboxId) -> Result<Option<Sandbox
     let statement = sqlx::query(queries::SANDBOX_GET).bind(id.as_str());
     let row = fetch(tx, "get a sandbox", statement).await?;
     row.as_ref().map(decode::sandbox).transpose()
-}
-
-async fn append(tx: &mut SqliteConnection, events: &[EventRow]) -> Result<()> {
-    for event in events {
-        let statement = sqlx::query(queries::EVENT_INSERT)
-            .bind(event.sandbox.as_str())
-            .bind(event.team.as_str())
-            .bind(event.at.as_micros())
-            .bind(&event.kind)
-            .bind(&event.level)
-            .bind(&event.message)
-            .bind(fields_to_json(&event.fields));
-        execute(tx, "append an event", statement).await?;
-    }
-    Ok(())
 }
 
 async fn history_prune(tx: &mut SqliteConnection, before: Timestamp, limit: u32) -> Result<Reply> {

@@ -13,7 +13,8 @@ use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
-use super::apply::{self, Reply, Write};
+use super::apply::{Reply, Write};
+use super::batch;
 use crate::store::{Error, Result};
 
 /// Writes that may wait before their callers do. At a few thousand writes a second this is about
@@ -118,10 +119,7 @@ async fn commit_group(connection: &mut SqliteConnection, jobs: &[Job]) -> Result
         .begin_with("BEGIN IMMEDIATE")
         .await
         .map_err(failed)?;
-    let mut replies = Vec::with_capacity(jobs.len());
-    for job in jobs {
-        replies.push(apply::apply(&mut tx, &job.write).await?);
-    }
+    let replies = batch::apply_all(&mut tx, jobs.iter().map(|job| &job.write)).await?;
     tx.commit().await.map_err(failed)?;
     Ok(replies)
 }

@@ -1,0 +1,458 @@
+//! A group of writes in few statements.
+//!
+//! Each statement is a round trip to the thread that owns the connection, which costs more than
+//! the statement itself. So the writes of a group that only concern their own sandbox are gathered
+//! and carried out kind by kind: all transitions in one execution, all new rows in one `INSERT`,
+//! all events in one, and a team's counters once.
+//!
+//! Invariants:
+//! - Gathered writes concern different sandboxes and different idempotency keys, so their order
+//!   among themselves means nothing, and what is carried out is one of the orders in which they
+//!   could have come. Any other write first has what is gathered carried out.
+//! - Texts come in the few lengths of [`LENGTHS`], so that all of them stay prepared.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+
+use atoll_core::id::{SandboxId, TeamId};
+use atoll_core::lifecycle::state_name;
+use atoll_core::quota::is_counted;
+use atoll_core::sandbox::{EndReason, Sandbox, State};
+use atoll_core::time::Timestamp;
+use sqlx::query::Query;
+use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
+
+use super::apply::{self, Reply, Write, execute};
+use super::decode;
+use crate::queries;
+use crate::row::{config_to_json, desired_name, fields_to_json, reason_name, to_i64};
+use crate::store::{
+    Admission, Error, EventRow, Intent, IntentChange, NewSandbox, Result, Transition,
+};
+
+/// How many writes one statement's text is made for, longest first.
+const LENGTHS: [usize; 3] = [16, 4, 1];
+
+type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
+
+/// One statement's text in each of [`LENGTHS`].
+type Texts = LazyLock<[String; LENGTHS.len()]>;
+
+static TRANSITIONS: Texts =
+    LazyLock::new(|| LENGTHS.map(|n| repeated(queries::SANDBOX_TRANSITION, n)));
+static STOPS: Texts = LazyLock::new(|| LENGTHS.map(|n| repeated(queries::SANDBOX_STOP, n)));
+static SANDBOXES: Texts = LazyLock::new(|| LENGTHS.map(|n| more_rows(queries::SANDBOX_INSERT, n)));
+static LABELS: Texts = LazyLock::new(|| LENGTHS.map(|n| more_rows(queries::LABEL_INSERT, n)));
+static EVENTS: Texts = LazyLock::new(|| LENGTHS.map(|n| more_rows(queries::EVENT_INSERT, n)));
+
+/// Appends `text` with its placeholders moved up by `by`; answers the highest one of `text`.
+fn push_shifted(target: &mut String, text: &str, by: usize) -> usize {
+    let mut highest = 0;
+    let mut parts = text.split('$');
+    target.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        let end = part
+            .find(|character: char| !character.is_ascii_digit())
+            .unwrap_or(part.len());
+        let (digits, rest) = part.split_at(end);
+        let number: usize = digits.parse().unwrap_or(0);
+        highest = highest.max(number);
+        target.push('$');
+        target.push_str(&(number + by).to_string());
+        target.push_str(rest);
+    }
+    highest
+}
+
+/// The statement `count` times, to be executed as one.
+fn repeated(text: &str, count: usize) -> String {
+    let mut whole = String::new();
+    let mut bound = 0;
+    for _ in 0..count {
+        bound += push_shifted(&mut whole, text, bound);
+        whole.push(';');
+    }
+    whole
+}
+
+/// An `INSERT … VALUES (…)` with `count` rows.
+fn more_rows(text: &str, count: usize) -> String {
+    let (head, row) = text.split_once("VALUES ").unwrap_or((text, ""));
+    let mut whole = format!("{head}VALUES ");
+    let mut bound = 0;
+    for index in 0..count {
+        if index > 0 {
+            whole.push_str(", ");
+        }
+        bound += push_shifted(&mut whole, row, bound);
+    }
+    whole
+}
+
+/// Cuts items into pieces of [`LENGTHS`], each with the text for its length.
+fn pieces<'i, T>(
+    texts: &'static Texts,
+    mut items: &'i [T],
+) -> impl Iterator<Item = (&'static str, &'i [T])> {
+    std::iter::from_fn(move || {
+        let index = LENGTHS.iter().position(|length| *length <= items.len())?;
+        let (piece, rest) = items.split_at(LENGTHS[index]);
+        items = rest;
+        Some((texts[index].as_str(), piece))
+    })
+}
+
+/// Carries out the writes inside the caller's transaction. Answers in their order.
+pub(super) async fn apply_all<'w>(
+    tx: &mut SqliteConnection,
+    writes: impl ExactSizeIterator<Item = &'w Write>,
+) -> Result<Vec<Reply>> {
+    let mut replies: Vec<Reply> = Vec::new();
+    replies.resize_with(writes.len(), || Reply::Unit);
+    let mut batch = Batch::default();
+    for (index, write) in writes.enumerate() {
+        if !batch.has_room(write) {
+            std::mem::take(&mut batch).run(tx, &mut replies).await?;
+        }
+        if !batch.gather(index, write) {
+            replies[index] = apply::apply(tx, write).await?;
+        }
+    }
+    batch.run(tx, &mut replies).await?;
+    Ok(replies)
+}
+
+/// Writes that can be carried out together, with their places among the group's.
+#[derive(Debug, Default)]
+struct Batch<'w> {
+    sandboxes: BTreeSet<&'w SandboxId>,
+    keys: BTreeSet<(&'w TeamId, &'w str)>,
+    transitions: Vec<(usize, &'w Transition)>,
+    stops: Vec<(usize, &'w Intent, EndReason)>,
+    inserts: Vec<(usize, &'w NewSandbox)>,
+}
+
+impl<'w> Batch<'w> {
+    /// Whether the write may be carried out before, with or after what is gathered.
+    fn has_room(&self, write: &Write) -> bool {
+        match write {
+            Write::SandboxTransition(change) => !self.sandboxes.contains(&change.id),
+            Write::SandboxIntend(intent) => !self.sandboxes.contains(&intent.id),
+            Write::SandboxInsert(new) => {
+                let key = new.idempotency.as_ref();
+                !self.sandboxes.contains(&new.sandbox.id)
+                    && key.is_none_or(|key| {
+                        let key = (&new.sandbox.team, key.key.as_str());
+                        !self.keys.contains(&key)
+                    })
+            }
+            _ => self.sandboxes.is_empty(),
+        }
+    }
+
+    /// Gathers the write if it is of a kind that is gathered.
+    fn gather(&mut self, index: usize, write: &'w Write) -> bool {
+        match write {
+            Write::SandboxTransition(change) => {
+                self.sandboxes.insert(&change.id);
+                self.transitions.push((index, change));
+            }
+            Write::SandboxIntend(intent) => {
+                let IntentChange::Stop(reason) = intent.change else {
+                    return false;
+                };
+                self.sandboxes.insert(&intent.id);
+                self.stops.push((index, intent, reason));
+            }
+            Write::SandboxInsert(new) => {
+                self.sandboxes.insert(&new.sandbox.id);
+                if let Some(key) = &new.idempotency {
+                    self.keys.insert((&new.sandbox.team, &key.key));
+                }
+                self.inserts.push((index, new));
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    async fn run(self, tx: &mut SqliteConnection, replies: &mut [Reply]) -> Result<()> {
+        let mut events = Vec::new();
+        // What transitions free may be taken by the new ones of the same group.
+        transition_all(tx, &self.transitions, replies, &mut events).await?;
+        stop_all(tx, &self.stops, replies, &mut events).await?;
+        insert_all(tx, &self.inserts, replies, &mut events).await?;
+        append(tx, &events).await
+    }
+}
+
+async fn fetch_sandboxes(
+    tx: &mut SqliteConnection,
+    operation: &'static str,
+    statement: Statement<'_>,
+    found: &mut BTreeMap<SandboxId, Sandbox>,
+) -> Result<()> {
+    let rows: Vec<SqliteRow> = statement
+        .fetch_all(tx)
+        .await
+        .map_err(|source| Error::Database { operation, source })?;
+    for row in &rows {
+        let sandbox = decode::sandbox(row)?;
+        found.insert(sandbox.id.clone(), sandbox);
+    }
+    Ok(())
+}
+
+async fn transition_all<'w>(
+    tx: &mut SqliteConnection,
+    changes: &[(usize, &'w Transition)],
+    replies: &mut [Reply],
+    events: &mut Vec<&'w EventRow>,
+) -> Result<()> {
+    let mut found = BTreeMap::new();
+    for (text, piece) in pieces(&TRANSITIONS, changes) {
+        let mut statement = sqlx::query(text);
+        for (_, change) in piece {
+            statement = bind_transition(statement, change);
+        }
+        fetch_sandboxes(tx, "change a sandbox's state", statement, &mut found).await?;
+    }
+    let mut counts: BTreeMap<&TeamId, (i64, i64)> = BTreeMap::new();
+    for (index, change) in changes {
+        let row = found.remove(&change.id);
+        if let Some(row) = &row {
+            let (before, _) = change.expected;
+            let delta = |is: fn(State) -> bool| i64::from(is(change.next)) - i64::from(is(before));
+            let count = counts.entry(&change.team).or_default();
+            count.0 += delta(is_counted);
+            count.1 += delta(|state| state == State::Running);
+            if change.next == State::Stopped && !row.config.metadata.is_empty() {
+                let labels = sqlx::query(queries::LABELS_DELETE).bind(change.id.as_str());
+                execute(tx, "remove a sandbox's labels", labels).await?;
+            }
+            events.extend(&change.events);
+        }
+        replies[*index] = Reply::Sandbox(row.map(Box::new));
+    }
+    for (team, (concurrent, running)) in counts {
+        if (concurrent, running) != (0, 0) {
+            let count = sqlx::query(queries::TEAM_COUNT)
+                .bind(team.as_str())
+                .bind(concurrent)
+                .bind(running);
+            execute(tx, "count a team's sandboxes", count).await?;
+        }
+    }
+    Ok(())
+}
+
+fn bind_transition<'q>(statement: Statement<'q>, change: &'q Transition) -> Statement<'q> {
+    let (state, generation) = change.expected;
+    let placement = change.placement.as_ref();
+    statement
+        .bind(change.id.as_str())
+        .bind(state_name(state))
+        .bind(to_i64(generation.get()))
+        .bind(state_name(change.next))
+        .bind(placement.map(|(node, _)| node.as_str()))
+        .bind(placement.map(|(_, generation)| to_i64(generation.get())))
+        .bind(change.started_at.map(Timestamp::as_micros))
+        .bind(change.ended_at.map(Timestamp::as_micros))
+        .bind(change.stop_reason.map(reason_name))
+        .bind(change.last_error.as_deref())
+        .bind(change.at.as_micros())
+}
+
+async fn stop_all<'w>(
+    tx: &mut SqliteConnection,
+    stops: &[(usize, &'w Intent, EndReason)],
+    replies: &mut [Reply],
+    events: &mut Vec<&'w EventRow>,
+) -> Result<()> {
+    let mut found = BTreeMap::new();
+    for (text, piece) in pieces(&STOPS, stops) {
+        let mut statement = sqlx::query(text);
+        for (_, intent, reason) in piece {
+            statement = statement
+                .bind(intent.id.as_str())
+                .bind(reason_name(*reason))
+                .bind(intent.at.as_micros());
+        }
+        fetch_sandboxes(tx, "end a sandbox", statement, &mut found).await?;
+    }
+    for (index, intent, _) in stops {
+        let row = found.remove(&intent.id);
+        if row.is_some() {
+            events.extend(&intent.events);
+        }
+        replies[*index] = Reply::Sandbox(row.map(Box::new));
+    }
+    Ok(())
+}
+
+async fn insert_all<'w>(
+    tx: &mut SqliteConnection,
+    inserts: &[(usize, &'w NewSandbox)],
+    replies: &mut [Reply],
+    events: &mut Vec<&'w EventRow>,
+) -> Result<()> {
+    let mut by_team: BTreeMap<&TeamId, Vec<(usize, &NewSandbox)>> = BTreeMap::new();
+    for (index, new) in inserts {
+        match apply::replay(tx, new).await? {
+            Some(replayed) => replies[*index] = Reply::Admission(replayed),
+            None => by_team
+                .entry(&new.sandbox.team)
+                .or_default()
+                .push((*index, new)),
+        }
+    }
+    let mut accepted = Vec::with_capacity(inserts.len());
+    for (team, wanted) in by_team {
+        for (index, _) in &wanted {
+            replies[*index] = Reply::Admission(Admission::QuotaExceeded);
+        }
+        for (index, new) in admit(tx, team, wanted).await? {
+            replies[index] = Reply::Admission(Admission::Accepted);
+            accepted.push(new);
+        }
+    }
+    insert_rows(tx, &accepted).await?;
+    for new in accepted {
+        if let Some(key) = &new.idempotency {
+            apply::keep_key(tx, &new.sandbox, key).await?;
+        }
+        events.extend(&new.events);
+    }
+    Ok(())
+}
+
+/// Takes places of the team's quota. Answers who got one.
+async fn admit<'w>(
+    tx: &mut SqliteConnection,
+    team: &TeamId,
+    wanted: Vec<(usize, &'w NewSandbox)>,
+) -> Result<Vec<(usize, &'w NewSandbox)>> {
+    let most = wanted.iter().map(|(_, new)| new.concurrent_max).min();
+    if try_admit(tx, team, wanted.len(), most.unwrap_or(0)).await? {
+        return Ok(wanted);
+    }
+    let mut admitted = Vec::new();
+    for (index, new) in wanted {
+        if try_admit(tx, team, 1, new.concurrent_max).await? {
+            admitted.push((index, new));
+        }
+    }
+    Ok(admitted)
+}
+
+/// Takes so many places of the team's quota, or none.
+async fn try_admit(
+    tx: &mut SqliteConnection,
+    team: &TeamId,
+    count: usize,
+    most: u32,
+) -> Result<bool> {
+    let statement = sqlx::query(queries::TEAM_ADMIT)
+        .bind(team.as_str())
+        .bind(i64::from(most))
+        .bind(i64::try_from(count).unwrap_or(i64::MAX));
+    Ok(execute(tx, "admit a sandbox", statement).await? > 0)
+}
+
+async fn insert_rows(tx: &mut SqliteConnection, new: &[&NewSandbox]) -> Result<()> {
+    let operation = "insert a sandbox";
+    for (text, piece) in pieces(&SANDBOXES, new) {
+        let mut statement = sqlx::query(text);
+        for new in piece {
+            statement = bind_row(statement, &new.sandbox);
+        }
+        execute(tx, operation, statement).await?;
+    }
+    let labels: Vec<_> = new
+        .iter()
+        .flat_map(|new| {
+            let labels = new.sandbox.config.metadata.iter();
+            labels.map(|label| (&new.sandbox, label))
+        })
+        .collect();
+    for (text, piece) in pieces(&LABELS, &labels) {
+        let mut statement = sqlx::query(text);
+        for (sandbox, (name, value)) in piece {
+            statement = statement
+                .bind(sandbox.id.as_str())
+                .bind(sandbox.team.as_str())
+                .bind(name.as_str())
+                .bind(value.as_str());
+        }
+        execute(tx, operation, statement).await?;
+    }
+    Ok(())
+}
+
+fn bind_row<'q>(statement: Statement<'q>, sandbox: &'q Sandbox) -> Statement<'q> {
+    statement
+        .bind(sandbox.id.as_str())
+        .bind(sandbox.team.as_str())
+        .bind(sandbox.config.template.as_str())
+        .bind(sandbox.config.build.as_str())
+        .bind(sandbox.config.alias.as_deref())
+        .bind(config_to_json(&sandbox.config))
+        .bind(state_name(sandbox.state))
+        .bind(desired_name(sandbox.desired))
+        .bind(sandbox.stop_reason.map(reason_name))
+        .bind(to_i64(sandbox.generation.get()))
+        .bind(sandbox.node.as_ref().map(|node| node.as_str()))
+        .bind(sandbox.created_at.as_micros())
+        .bind(sandbox.started_at.map(Timestamp::as_micros))
+        .bind(sandbox.deadline.as_micros())
+        .bind(sandbox.updated_at.as_micros())
+        .bind(sandbox.ended.map(|(at, _)| at.as_micros()))
+        .bind(sandbox.last_error.as_deref())
+}
+
+/// Appends events in their order.
+pub(super) async fn append(tx: &mut SqliteConnection, events: &[&EventRow]) -> Result<()> {
+    for (text, piece) in pieces(&EVENTS, events) {
+        let mut statement = sqlx::query(text);
+        for event in piece {
+            statement = statement
+                .bind(event.sandbox.as_str())
+                .bind(event.team.as_str())
+                .bind(event.at.as_micros())
+                .bind(event.kind.as_str())
+                .bind(event.level.as_str())
+                .bind(event.message.as_str())
+                .bind(fields_to_json(&event.fields));
+        }
+        execute(tx, "append events", statement).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn longer_texts_number_their_placeholders_on() {
+        assert_eq!(
+            repeated("UPDATE t SET a = $2, b = $2 WHERE id = $1", 2),
+            "UPDATE t SET a = $2, b = $2 WHERE id = $1;UPDATE t SET a = $4, b = $4 WHERE id = $3;"
+        );
+        assert_eq!(
+            more_rows("INSERT INTO t (a, b) VALUES ($1, $2)", 3),
+            "INSERT INTO t (a, b) VALUES ($1, $2), ($3, $4), ($5, $6)"
+        );
+    }
+
+    #[test]
+    fn pieces_cover_everything_once() {
+        for count in 0..40 {
+            let items: Vec<_> = (0..count).collect();
+            let seen: Vec<_> = pieces(&EVENTS, &items)
+                .flat_map(|(_, piece)| piece)
+                .collect();
+            assert_eq!(seen, items.iter().collect::<Vec<_>>());
+        }
+    }
+}
