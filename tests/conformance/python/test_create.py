@@ -119,6 +119,16 @@ def test_the_timeout_can_be_moved_both_ways(server):
         made.kill()
 
 
+def test_a_timeout_of_zero_ends_it(server):
+    made = Sandbox.create(timeout=300)
+    try:
+        made.set_timeout(0)
+        eventually(lambda: not made.is_running(), 5, "the sandbox ends")
+        assert made.sandbox_id not in server.listed()
+    finally:
+        made.kill()
+
+
 def test_refreshes_extend(server):
     made = Sandbox.create(timeout=10)
     try:

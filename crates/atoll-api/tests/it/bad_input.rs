@@ -18,7 +18,7 @@ async fn refused(world: &World, method: Method, path: &str, body: &str, status: 
     if status == 400 {
         let has_prefix = answer.message().starts_with("validation error: ");
         let is_of_control = [
-            "timeout must be",
+            "Timeout cannot be",
             "template",
             "`",
             "the end",
@@ -86,7 +86,7 @@ const BAD_CREATES: &[(&str, u16, &str)] = &[
     (
         r#"{"templateID":"base","timeout":86401}"#,
         400,
-        "at most 86400 seconds",
+        "Timeout cannot be greater than 24 hours",
     ),
     (
         r#"{"templateID":"base","timeout":99999999999}"#,

@@ -261,6 +261,22 @@ async fn the_deadline_ends_a_sandbox() {
 }
 
 #[tokio::test]
+async fn a_timeout_of_zero_ends_a_sandbox() {
+    let world = World::new().await;
+    let id = world.create(r#"{"templateID":"base","timeout":300}"#).await;
+    let path = format!("/sandboxes/{id}");
+    let set = format!("{path}/timeout");
+    let answer = world.ask(Method::POST, &set, r#"{"timeout":0}"#).await;
+    assert_eq!(answer.status, StatusCode::NO_CONTENT, "{}", answer.json);
+    let gone = tokio::time::timeout(Duration::from_secs(10), async {
+        while world.ask(Method::GET, &path, "").await.status != StatusCode::NOT_FOUND {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    gone.await.expect("the sandbox outlived its deadline");
+}
+
+#[tokio::test]
 async fn metrics_are_shown_within_their_range() {
     let world = World::new().await;
     let id = world.create_base().await;

@@ -30,6 +30,7 @@ impl ControlPlane {
                 "resuming a sandbox is not supported by this installation",
             ));
         }
+        self.inner.check_timeout(timeout)?;
         let row = self
             .inner
             .move_deadline(&row, timeout, Move::Extend)

@@ -14,6 +14,8 @@ use crate::error::{Error, Result};
 use crate::events;
 use crate::view::Tenant;
 
+const SECONDS_PER_HOUR: u64 = 3600;
+
 /// How a deadline may move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Move {
@@ -24,7 +26,8 @@ pub(super) enum Move {
 }
 
 impl ControlPlane {
-    /// Sets the deadline to `timeout` from now; may shorten. Capped at the lifetime limit.
+    /// Sets the deadline to `timeout` from now; may shorten. Capped at the lifetime limit. Zero ends
+    /// the sandbox as its deadline would: soon after this returns, and by its own rule.
     ///
     /// # Errors
     /// `NotFound`; `InvalidArgument` for a timeout out of range.
@@ -36,6 +39,7 @@ impl ControlPlane {
     ) -> Result<()> {
         demand_full(tenant)?;
         let row = self.inner.visible(tenant, id).await?;
+        self.inner.check_longest(timeout)?;
         self.inner.move_deadline(&row, timeout, Move::Set).await?;
         Ok(())
     }
@@ -52,6 +56,7 @@ impl ControlPlane {
     ) -> Result<()> {
         demand_full(tenant)?;
         let row = self.inner.visible(tenant, id).await?;
+        self.inner.check_timeout(duration)?;
         self.inner
             .move_deadline(&row, duration, Move::Extend)
             .await?;
@@ -60,29 +65,34 @@ impl ControlPlane {
 }
 
 impl Inner {
-    /// Refuses a timeout that no sandbox may have.
+    /// Refuses a timeout with which no sandbox may begin or go on.
     pub(super) fn check_timeout(&self, timeout: Duration) -> Result<()> {
         if timeout.is_zero() {
-            return Err(Error::invalid("timeout must be greater than 0"));
+            return Err(Error::invalid("Timeout must be greater than 0"));
         }
-        let limit = self.config.lifetime_max;
-        if timeout > limit {
-            return Err(Error::invalid(format!(
-                "timeout must be at most {} seconds, the longest a sandbox may live here",
-                limit.as_secs()
-            )));
-        }
-        Ok(())
+        self.check_longest(timeout)
     }
 
-    /// Moves the deadline of a sandbox that its caller was found to own.
+    fn check_longest(&self, timeout: Duration) -> Result<()> {
+        let limit = self.config.lifetime_max;
+        if timeout <= limit {
+            return Ok(());
+        }
+        // The wording is E2B's, which clients look for.
+        Err(Error::invalid(format!(
+            "Timeout cannot be greater than {}",
+            in_words(limit)
+        )))
+    }
+
+    /// Moves the deadline of a sandbox that its caller was found to own, by a timeout that its
+    /// caller has checked.
     pub(super) async fn move_deadline(
         self: &Arc<Self>,
         row: &Sandbox,
         timeout: Duration,
         how: Move,
     ) -> Result<Sandbox> {
-        self.check_timeout(timeout)?;
         let now = self.clock.now();
         let latest = latest_deadline(row, self.config.lifetime_max);
         let deadline = now.saturating_add(timeout).min(latest);
@@ -110,6 +120,15 @@ impl Inner {
             .ok_or_else(|| Error::no_sandbox(&row.id))?;
         self.deadlines.set(&moved.id, moved.deadline);
         Ok(moved)
+    }
+}
+
+/// A limit as people say it: in hours, unless it is none.
+fn in_words(limit: Duration) -> String {
+    let seconds = limit.as_secs();
+    match seconds % SECONDS_PER_HOUR {
+        0 => format!("{} hours", seconds / SECONDS_PER_HOUR),
+        _ => format!("{seconds} seconds"),
     }
 }
 

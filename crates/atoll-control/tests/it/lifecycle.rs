@@ -198,12 +198,14 @@ async fn timeouts_move_the_deadline_as_documented() {
     let got = control.sandbox_get(tenant, &id).await.unwrap();
     assert_eq!(got.sandbox.deadline, longer.sandbox.deadline);
 
-    for wrong in [Duration::ZERO, Duration::from_secs(u64::MAX / 2)] {
-        let error = control
-            .sandbox_set_timeout(tenant, &id, wrong)
-            .await
-            .unwrap_err();
-        assert_eq!(error.kind, ErrorKind::InvalidArgument);
+    let endless = Duration::from_secs(u64::MAX / 2);
+    let error = control.sandbox_set_timeout(tenant, &id, endless).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::InvalidArgument);
+    assert_eq!(error.message, "Timeout cannot be greater than 24 hours");
+    for wrong in [Duration::ZERO, endless] {
+        let error = control.sandbox_refresh(tenant, &id, wrong).await;
+        assert_eq!(error.unwrap_err().kind, ErrorKind::InvalidArgument);
         let mut request = request();
         request.timeout = wrong;
         let error = control.sandbox_create(tenant, request).await.unwrap_err();
