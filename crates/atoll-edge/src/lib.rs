@@ -26,6 +26,7 @@ pub mod body;
 pub mod dial;
 mod forward;
 pub mod limit;
+mod linger;
 mod pool;
 pub mod proxy;
 pub mod server;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::upgrade::OnUpgrade;
@@ -24,6 +25,7 @@ use crate::limit::{
     DIAL_RETRY_PAUSES, DIAL_TIMEOUT, MAX_CONNECTION_BUFFER, MAX_REQUESTS_PER_SANDBOX, Permit,
     RequestLimiter, TUNNEL_IDLE_TIMEOUT,
 };
+use crate::linger::{Deaf, Lingering};
 use crate::pool::{Key, Pool, SWEEP_INTERVAL};
 use crate::table::{LiveRoute, RouteTable};
 use crate::target::{Hosts, Target};
@@ -137,9 +139,10 @@ impl Edge {
         B::Error: Into<BoxError>,
     {
         let (parts, body) = request.into_parts();
+        let body = Lingering::new(body::boxed(body), &parts, &self.inner.tasks).boxed_unsync();
         match self.admit(&parts) {
             Ok((target, live, permit)) => {
-                self.exchange(parts, body::boxed(body), &target, live, permit, peer)
+                self.exchange(parts, body, &target, live, permit, peer)
                     .await
             }
             Err(answer) => {
@@ -280,7 +283,7 @@ impl Edge {
         };
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_CONNECTION_BUFFER)
-            .handshake::<_, EdgeBody>(TokioIo::new(stream))
+            .handshake::<_, EdgeBody>(TokioIo::new(Deaf::new(stream)))
             .await
             .map_err(|error| SendError::Broken(error.into()))?;
         let cancel = self.inner.cancel.clone();

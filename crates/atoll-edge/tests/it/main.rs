@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod admission;
+mod early;
 mod stream;
 mod tunnel;
 mod world;

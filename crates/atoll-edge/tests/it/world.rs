@@ -216,3 +216,10 @@ pub(crate) async fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) {
     });
     assert!(waited.await.is_ok(), "waited in vain for: {what}");
 }
+
+/// A body of `len` zero bytes.
+pub(crate) fn zeros(len: usize) -> TestBody {
+    http_body_util::Full::new(Bytes::from(vec![0; len]))
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
