@@ -21,8 +21,10 @@
 #![deny(unsafe_code)]
 
 mod clock;
+mod connections;
 mod filesystem;
 mod helper;
+mod inbound;
 mod options;
 mod path;
 mod process;

@@ -14,20 +14,24 @@ pub(crate) mod source;
 pub(crate) mod upload;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use serde::Serialize;
 
+use crate::inbound::Inbound;
 use crate::path::Error as PathError;
 use crate::server::{self, Agent, Body};
 use crate::user::User;
 
 /// Bytes of a request's JSON.
 const JSON_MAX: usize = 1024 * 1024;
+
+/// How long a client may take to send that. Whoever stops half-way must not hold the connection.
+const JSON_TIME: Duration = Duration::from_secs(10);
 
 /// An answer that is not what was asked for: a status and a text for the client.
 #[derive(Debug)]
@@ -77,7 +81,7 @@ impl Refusal {
 }
 
 /// Answers a request that is for none of the services.
-pub(crate) async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn route(agent: &Arc<Agent>, request: Request<Inbound>) -> Response<Body> {
     let route = (request.method().as_str(), request.uri().path());
     let answer = match route {
         ("GET", "/health") => Ok(uncached(no_content())),
@@ -136,7 +140,14 @@ fn uncached(mut answer: Response<Body>) -> Response<Body> {
 }
 
 /// Reads a whole small body.
-async fn read_all(mut body: Incoming) -> Result<Bytes, Refusal> {
+async fn read_all(body: Inbound) -> Result<Bytes, Refusal> {
+    let late = || Refusal::new(StatusCode::REQUEST_TIMEOUT, "request body not sent in time");
+    tokio::time::timeout(JSON_TIME, read_to_end(body))
+        .await
+        .unwrap_or_else(|_| Err(late()))
+}
+
+async fn read_to_end(mut body: Inbound) -> Result<Bytes, Refusal> {
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame

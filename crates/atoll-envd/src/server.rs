@@ -23,11 +23,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
+use crate::connections::{Connections, Seat};
 use crate::filesystem;
 use crate::filesystem::watchers::Watchers;
+use crate::inbound::Inbound;
 use crate::options::{Listen, Serve};
 use crate::process::reaper::Reaper;
 use crate::process::service::Service;
@@ -37,11 +38,12 @@ use crate::settings::Settings;
 use crate::sys;
 use crate::user::User;
 
-/// Connections at once; more wait in the socket's backlog.
-const CONNECTIONS_MAX: usize = 1024;
-
 /// A connection on which no request begins is closed after this.
 const IDLE_MAX: Duration = Duration::from_secs(640);
+
+/// The first request of a connection is there within this, or the connection is closed: what talks to the agent in
+/// earnest connects because it has something to say.
+const FIRST_REQUEST_MAX: Duration = Duration::from_secs(10);
 
 /// Bytes that a connection buffers in each direction.
 const CONNECTION_BUFFER: usize = 64 * 1024;
@@ -179,34 +181,53 @@ fn listen(listen: &Listen) -> Result<TcpListener, Error> {
 }
 
 async fn accept(listener: &TcpListener, tasks: &TaskTracker, handler: &Handler) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let connections = Connections::default();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
+        let seat = connections.seat().await;
         match listener.accept().await {
-            Ok((stream, _)) => drop(tasks.spawn(converse(stream, handler.clone(), place))),
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            Ok((stream, _)) => drop(tasks.spawn(converse(stream, handler.clone(), seat))),
+            Err(_) => {
+                // Most likely there are no descriptors left.
+                connections.evict();
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
 }
 
-async fn converse(stream: TcpStream, handler: Handler, place: OwnedSemaphorePermit) {
+async fn converse(stream: TcpStream, handler: Handler, seat: Arc<Seat>) {
     // Output of a terminal comes in small pieces that must not wait for each other.
     let _ = stream.set_nodelay(true);
+    let worker = Arc::clone(&seat);
     let service = service_fn(move |request| {
-        let handler = handler.clone();
-        async move { Ok::<_, Infallible>(handler.handle(request).await) }
+        let (handler, work) = (handler.clone(), worker.work());
+        async move {
+            Ok::<_, Infallible>(
+                handler
+                    .handle(request)
+                    .await
+                    .map(|body| work.until_sent(body)),
+            )
+        }
     });
-    // How a connection ended is the client's affair.
-    let _ = http1::Builder::new()
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE_MAX)
         .max_buf_size(CONNECTION_BUFFER)
         .half_close(false)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    drop(place);
+        .serve_connection(TokioIo::new(stream), service);
+    let is_silent = async {
+        tokio::time::sleep(FIRST_REQUEST_MAX).await;
+        if seat.has_worked() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        // How a connection ended is the client's affair.
+        _ = connection => {}
+        () = seat.evicted() => {}
+        () = is_silent => {}
+    }
 }
 
 /// Answers requests.
@@ -231,6 +252,7 @@ impl Handler {
     }
 
     async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+        let request = Inbound::of(request, &self.agent.tasks);
         if let Some(answer) = rest::cors::preflight(&request) {
             return answer;
         }
@@ -245,7 +267,7 @@ impl Handler {
         answer
     }
 
-    fn refuse_unauthorised(&self, request: &Request<Incoming>) -> Option<Response<Body>> {
+    fn refuse_unauthorised(&self, request: &Request<Inbound>) -> Option<Response<Body>> {
         // These look at the token, or at a signature, themselves.
         let is_open = matches!(
             (request.method().as_str(), request.uri().path()),
@@ -263,7 +285,7 @@ impl Handler {
         Some(rest::Refusal::new(http::StatusCode::UNAUTHORIZED, message).into_response())
     }
 
-    async fn route(&self, mut request: Request<Incoming>) -> Response<Body> {
+    async fn route(&self, mut request: Request<Inbound>) -> Response<Body> {
         let path = request.uri().path();
         if !path.starts_with("/process.Process/") && !path.starts_with("/filesystem.Filesystem/") {
             return rest::route(&self.agent, request).await;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use serde::Deserialize;
 
 use super::metadata::Metadata;
@@ -14,6 +13,7 @@ use super::upload::Written;
 use super::{Refusal, find_user, json, read_all, resolve};
 use crate::filesystem::tree::reason;
 use crate::helper;
+use crate::inbound::Inbound;
 use crate::path;
 use crate::server::{Agent, Body};
 use crate::user::User;
@@ -36,7 +36,7 @@ struct Compose {
 /// Answers the request.
 pub(crate) async fn answer(
     agent: &Arc<Agent>,
-    request: Request<Incoming>,
+    request: Request<Inbound>,
 ) -> Result<Response<Body>, Refusal> {
     let body = read_all(request.into_body()).await?;
     let compose: Compose = serde_json::from_slice(&body)

@@ -21,7 +21,6 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Incoming;
 use rustix::fs::FsWord;
 
 use super::encoding::{Accepted, Encoding};
@@ -29,6 +28,7 @@ use super::query::FileQuery;
 use super::{Refusal, find_user, no_content, resolve};
 use crate::filesystem::tree::reason;
 use crate::helper;
+use crate::inbound::Inbound;
 use crate::path;
 use crate::server::{self, Agent, Body};
 
@@ -90,7 +90,7 @@ enum Extent {
 /// Answers the request.
 pub(crate) async fn answer(
     agent: &Arc<Agent>,
-    request: Request<Incoming>,
+    request: Request<Inbound>,
 ) -> Result<Response<Body>, Refusal> {
     let (head, _) = request.into_parts();
     let query = FileQuery::parse(&head.uri)?;

@@ -13,12 +13,12 @@ use std::sync::Arc;
 
 use http::header::CACHE_CONTROL;
 use http::{HeaderValue, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::{full, mark, no_content, read_all};
 use crate::VERSION;
+use crate::inbound::Inbound;
 use crate::server::{Agent, Body};
 use crate::settings::{Values, is_equal};
 
@@ -65,7 +65,7 @@ impl Refused {
 }
 
 /// Answers the request. Every answer names the agent's version.
-pub(crate) async fn answer(agent: &Arc<Agent>, request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn answer(agent: &Arc<Agent>, request: Request<Inbound>) -> Response<Body> {
     let mut answer = match read_all(request.into_body()).await {
         Err(refusal) => refusal.into_response(),
         Ok(body) => match set(agent, &body) {

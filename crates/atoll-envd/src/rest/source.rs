@@ -7,9 +7,9 @@ use flate2::write::MultiGzDecoder;
 use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 
 use super::Refusal;
+use crate::inbound::Inbound;
 
 /// Packed bytes unpacked at once. They become at most a thousand times as many, so this bounds
 /// memory.
@@ -17,7 +17,7 @@ const UNPACK_STEP: usize = 1024;
 
 /// A body that is read once.
 pub(crate) struct Source {
-    body: Incoming,
+    body: Inbound,
     unpack: Option<Unpack>,
 }
 
@@ -28,7 +28,7 @@ struct Unpack {
 }
 
 impl Source {
-    pub(crate) fn new(headers: &HeaderMap, body: Incoming) -> Result<Self, Refusal> {
+    pub(crate) fn new(headers: &HeaderMap, body: Inbound) -> Result<Self, Refusal> {
         let header = headers
             .get(CONTENT_ENCODING)
             .and_then(|value| value.to_str().ok())

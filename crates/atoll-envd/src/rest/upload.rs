@@ -12,7 +12,6 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{Request, Response};
-use hyper::body::Incoming;
 use serde::Serialize;
 
 use super::metadata::{self, Metadata};
@@ -22,6 +21,7 @@ use super::source::Source;
 use super::{Refusal, find_user, json, resolve};
 use crate::filesystem::tree::reason;
 use crate::helper;
+use crate::inbound::Inbound;
 use crate::path;
 use crate::server::{Agent, Body};
 use crate::user::User;
@@ -77,7 +77,7 @@ impl Pieces<'_> {
 /// Answers the request.
 pub(crate) async fn answer(
     agent: &Arc<Agent>,
-    request: Request<Incoming>,
+    request: Request<Inbound>,
 ) -> Result<Response<Body>, Refusal> {
     let (head, body) = request.into_parts();
     let query = FileQuery::parse(&head.uri)?;

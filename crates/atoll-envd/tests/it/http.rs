@@ -80,7 +80,7 @@ fn open(
     BufReader::new(connection)
 }
 
-fn head(connection: &mut BufReader<TcpStream>) -> (u16, Vec<(String, String)>) {
+fn head(connection: &mut impl BufRead) -> (u16, Vec<(String, String)>) {
     let mut line = String::new();
     connection.read_line(&mut line).unwrap();
     let status = line.split(' ').nth(1).unwrap().parse().unwrap();
@@ -103,6 +103,17 @@ fn chunk(connection: &mut BufReader<TcpStream>) -> Option<Vec<u8>> {
     connection.read_exact(&mut bytes).unwrap();
     bytes.truncate(length);
     (length > 0).then_some(bytes)
+}
+
+/// Reads one answer with a stated length from a connection that stays open: status and text.
+pub(crate) fn read(connection: &mut TcpStream) -> (u16, String) {
+    connection.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut reader = BufReader::new(connection);
+    let (status, headers) = head(&mut reader);
+    let length = headers.iter().find(|(name, _)| name == "content-length");
+    let mut body = vec![0; length.unwrap().1.parse().unwrap()];
+    reader.read_exact(&mut body).unwrap();
+    (status, String::from_utf8(body).unwrap())
 }
 
 /// A Connect stream in JSON.

@@ -1,9 +1,13 @@
 //! `/health`, `/init`, `/envs`, `/metrics`, and who may ask what.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use crate::http;
-use crate::world::World;
+use crate::world::{World, base64, rest};
 
 #[test]
 fn health_needs_no_token_and_all_else_does() {
@@ -117,4 +121,72 @@ fn metrics_are_numbers() {
             .as_f64()
             .is_some_and(|value| (0.0..=100.0).contains(&value))
     );
+}
+
+/// More connections than the agent keeps, from somebody who says nothing.
+const CROWD: usize = 900;
+
+#[test]
+fn silent_connections_lock_nobody_out() {
+    raise_open_files();
+    let world = World::new();
+    let mut crowd: Vec<TcpStream> = Vec::new();
+    for number in 0..CROWD {
+        let mut stream = TcpStream::connect(world.address).unwrap();
+        if number % 2 == 0 {
+            stream
+                .write_all(b"GET /health HTTP/1.1\r\nHost: a")
+                .unwrap();
+        }
+        crowd.push(stream);
+    }
+    #[expect(clippy::disallowed_methods, reason = "tests measure real time")]
+    let begin = Instant::now();
+    assert_eq!(world.get("/health", &[]).status, 204);
+    assert!(
+        begin.elapsed() < Duration::from_secs(5),
+        "waited {:?} for a place",
+        begin.elapsed()
+    );
+    // The last was in nobody's way, but a place is not for keeping.
+    let last = crowd.last_mut().unwrap();
+    last.set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    assert!(!is_time_out(last.read_to_end(&mut Vec::new())));
+}
+
+/// An idle connection is closed in favour of a new one, and a busy one is not.
+#[test]
+fn work_under_way_keeps_its_connection() {
+    raise_open_files();
+    let world = World::new();
+    let (mut stream, _) = world.start("read line; echo still here", &json!({"stdin": true}), &[]);
+    let crowd: Vec<TcpStream> = (0..CROWD)
+        .map(|_| TcpStream::connect(world.address).unwrap())
+        .collect();
+    assert_eq!(world.get("/health", &[]).status, 204);
+    let pid = world.children()[0].0;
+    let input = json!({"process": {"pid": pid}, "input": {"stdin": base64("\n")}});
+    world.call("process.Process/SendInput", &input).unwrap();
+    assert_eq!(rest(&mut stream).0, "still here\n");
+    drop(crowd);
+}
+
+fn is_time_out(read: std::io::Result<usize>) -> bool {
+    read.is_err_and(|error| {
+        matches!(
+            error.kind(),
+            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+        )
+    })
+}
+
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, raised).unwrap();
 }
