@@ -50,8 +50,8 @@ pub const TUNNEL_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// How long connections may take to finish after the edge was told to stop.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
-/// Bytes of a request that are read and thrown away when its answer is there first. More than clients
-/// send before they look for an answer; the guest agent reads as much.
+/// Bytes of a request that are read and thrown away when its answer is there first. More than
+/// clients send before they look for an answer; the guest agent reads as much.
 pub const MAX_DISCARDED: u64 = 256 * 1024 * 1024;
 
 /// How long that may take.

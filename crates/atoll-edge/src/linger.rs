@@ -1,10 +1,11 @@
 //! Requests whose answer comes before they are read.
 //!
-//! A server may answer, and even hang up, before it has read the request: it refuses an upload, or its
-//! disk is full. Many clients send everything before they look for an answer, and a connection that is
-//! closed with unread bytes in it is reset, so the answer would be lost on both sides of the edge:
-//! - towards the client, [`Lingering`] reads what nobody wants of its request to the end, for a bounded
-//!   time and amount, while the answer is on its way;
+//! A server may answer, and even hang up, before it has read the request: it refuses an upload, or
+//! its disk is full. Many clients send everything before they look for an answer, and a connection
+//! that is closed with unread bytes in it is reset, so the answer would be lost on both sides of
+//! the edge:
+//! - towards the client, [`Lingering`] reads what nobody wants of its request to the end, for a
+//!   bounded time and amount, while the answer is on its way;
 //! - towards the sandbox, [`Deaf`] takes a failed write for a success, so that what the server said
 //!   before it hung up is read, and only the end of that ends the exchange.
 

@@ -1,8 +1,9 @@
 //! Places for connections, and who has to give one up.
 //!
-//! Whoever runs inside the sandbox can connect to the agent, and must not lock out the edge by holding every place. A
-//! connection is *busy* from the head of a request until the last byte of its answer, and *idle* at any other time. When
-//! all places are taken and another client waits, the connection that has been idle for the longest is closed.
+//! Whoever runs inside the sandbox can connect to the agent, and must not lock out the edge by
+//! holding every place. A connection is *busy* from the head of a request until the last byte of
+//! its answer, and *idle* at any other time. When all places are taken and another client waits,
+//! the connection that has been idle for the longest is closed.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -17,8 +18,8 @@ use tokio::sync::Notify;
 
 use crate::server::Body;
 
-/// Connections at once; more wait in the socket's backlog. A quarter of the 1,024 descriptors that a process usually
-/// has stays free for work.
+/// Connections at once; more wait in the socket's backlog. A quarter of the 1,024 descriptors that
+/// a process usually has stays free for work.
 const CONNECTIONS_MAX: usize = 768;
 
 /// All connections. Clones share them.

@@ -1,9 +1,9 @@
 //! The body of a request, which is read to its end even if nobody wants it.
 //!
-//! A connection that is closed with unread bytes in it is reset, and a client that was still sending then loses the
-//! answer. So whoever refuses an upload just drops its body, and what is left of it is read and thrown away, for a
-//! bounded time and amount, while the answer is on its way. A client that waits for `100 Continue` gets the answer
-//! instead, and nothing is read.
+//! A connection that is closed with unread bytes in it is reset, and a client that was still
+//! sending then loses the answer. So whoever refuses an upload just drops its body, and what is
+//! left of it is read and thrown away, for a bounded time and amount, while the answer is on its
+//! way. A client that waits for `100 Continue` gets the answer instead, and nothing is read.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

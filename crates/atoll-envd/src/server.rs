@@ -41,8 +41,8 @@ use crate::user::User;
 /// A connection on which no request begins is closed after this.
 const IDLE_MAX: Duration = Duration::from_secs(640);
 
-/// The first request of a connection is there within this, or the connection is closed: what talks to the agent in
-/// earnest connects because it has something to say.
+/// The first request of a connection is there within this, or the connection is closed: what talks
+/// to the agent in earnest connects because it has something to say.
 const FIRST_REQUEST_MAX: Duration = Duration::from_secs(10);
 
 /// Bytes that a connection buffers in each direction.

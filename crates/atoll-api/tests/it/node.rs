@@ -92,7 +92,7 @@ impl NodeClient for FakeNode {
         CallOutcome::Done(NodeReport {
             node: self.id.clone(),
             total: Resources {
-                cpu_millis: 4_000,
+                cpu_millis: 16_000,
                 memory_mib: 16_384,
                 disk_mib: 100_000,
             },

@@ -26,8 +26,8 @@ pub(super) enum Move {
 }
 
 impl ControlPlane {
-    /// Sets the deadline to `timeout` from now; may shorten. Capped at the lifetime limit. Zero ends
-    /// the sandbox as its deadline would: soon after this returns, and by its own rule.
+    /// Sets the deadline to `timeout` from now; may shorten. Capped at the lifetime limit. Zero
+    /// ends the sandbox as its deadline would: soon after this returns, and by its own rule.
     ///
     /// # Errors
     /// `NotFound`; `InvalidArgument` for a timeout out of range.

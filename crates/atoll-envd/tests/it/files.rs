@@ -345,7 +345,8 @@ fn size_costs_no_memory() {
     assert!(grown < 3 * 1024, "grew by {grown} KiB");
 }
 
-/// An upload that is refused at once was answered with a reset connection, and the client never saw why.
+/// An upload that is refused at once was answered with a reset connection, and the client never saw
+/// why.
 #[test]
 fn a_refused_upload_is_read_to_its_end() {
     let world = World::new();
@@ -356,7 +357,8 @@ fn a_refused_upload_is_read_to_its_end() {
         // Twice on one connection: what was not wanted is not taken for the next request.
         for _ in 0..2 {
             let head = format!(
-                "POST /files?path={target} HTTP/1.1\r\nHost: agent\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+                "POST /files?path={target} HTTP/1.1\r\nHost: agent\r\n\
+                 Content-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
                 body.len()
             );
             connection.write_all(head.as_bytes()).unwrap();
@@ -373,7 +375,8 @@ fn a_refusal_does_not_ask_for_the_body() {
     let world = World::new();
     let mut connection = std::net::TcpStream::connect(world.address).unwrap();
     let head = format!(
-        "POST /files?path={} HTTP/1.1\r\nHost: agent\r\nContent-Type: text/plain\r\nContent-Length: 1000000\r\nExpect: 100-continue\r\n\r\n",
+        "POST /files?path={} HTTP/1.1\r\nHost: agent\r\nContent-Type: text/plain\r\n\
+         Content-Length: 1000000\r\nExpect: 100-continue\r\n\r\n",
         world.path("a")
     );
     connection.write_all(head.as_bytes()).unwrap();
