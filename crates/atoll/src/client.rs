@@ -112,6 +112,19 @@ impl Client {
         self.send(Method::DELETE, &path, None).await.map(drop)
     }
 
+    /// Removes a sandbox; tells whether it was still there.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub(crate) async fn kill_if_there(&self, id: &str) -> anyhow::Result<bool> {
+        let path = format!("/sandboxes/{}", segment(id));
+        let response = self.answer(Method::DELETE, &path, None).await?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Ok(false);
+        }
+        accept(response).await.map(|_| true)
+    }
+
     /// Every sandbox of the team, newest first, all pages.
     ///
     /// # Errors
@@ -164,6 +177,16 @@ impl Client {
         path: &str,
         body: Option<Value>,
     ) -> anyhow::Result<reqwest::Response> {
+        accept(self.answer(method, path, body).await?).await
+    }
+
+    /// Calls the API; the answer may be a refusal.
+    async fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> anyhow::Result<reqwest::Response> {
         let url = format!("{}{path}", self.connection.api_url);
         let mut request = self.http.request(method, &url);
         request = request.header("X-API-Key", &self.connection.api_key);
@@ -175,15 +198,10 @@ impl Client {
         if let Some(body) = &body {
             request = request.json(body);
         }
-        let response = request
+        request
             .send()
             .await
-            .with_context(|| format!("no answer from {}", self.connection.api_url))?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
-        }
-        Err(refusal(status, &response.text().await.unwrap_or_default()))
+            .with_context(|| format!("no answer from {}", self.connection.api_url))
     }
 
     /// Asks the guest agent of a sandbox whether it answers.
@@ -203,6 +221,14 @@ impl Client {
         }
         Err(refusal(status, &response.text().await.unwrap_or_default()))
     }
+}
+
+async fn accept(response: reqwest::Response) -> anyhow::Result<reqwest::Response> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    Err(refusal(status, &response.text().await.unwrap_or_default()))
 }
 
 fn refusal(status: StatusCode, body: &str) -> anyhow::Error {

@@ -38,6 +38,14 @@ pub(crate) fn bytes(bytes: &[u8], to: &mut impl Write) -> anyhow::Result<()> {
     }
 }
 
+/// Passes a piece of an endless output on, and flushes.
+///
+/// # Errors
+/// As the write does; also when the reader went away, because then the source must end too.
+pub(crate) fn piece(bytes: &[u8], to: &mut impl Write) -> io::Result<()> {
+    to.write_all(bytes).and_then(|()| to.flush())
+}
+
 /// Lays rows out in columns under a heading. Widths count characters.
 pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = heading.iter().map(|cell| cell.chars().count()).collect();

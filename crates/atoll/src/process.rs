@@ -28,8 +28,10 @@ const ENVD_PORT: &str = "49983";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much of our standard input travels in one message.
 const INPUT_CHUNK_BYTES: usize = 64 * 1024;
-/// Exit code reported for a process that a signal ended.
-const KILLED_EXIT_CODE: i32 = 137;
+/// What shells add to a signal's number to make an exit code.
+const SIGNAL_EXIT_CODE: i32 = 128;
+const SIGKILL: i32 = 9;
+const SIGPIPE: i32 = 13;
 
 /// The processes of one sandbox.
 #[derive(Clone)]
@@ -98,7 +100,7 @@ impl Processes {
                     return Ok(if end.exited {
                         end.exit_code
                     } else {
-                        KILLED_EXIT_CODE
+                        signal_exit_code(&end.status)
                     });
                 }
                 Some(Event::Start(_) | Event::Keepalive(_)) | None => {}
@@ -159,12 +161,42 @@ pub(crate) async fn run_attached(
     let processes = Processes::new(connection, sandbox, arguments.user.as_deref())?;
     let with_stdin = !io::stdin().is_terminal();
     let show = |piece| match piece {
-        Output::Stdout(bytes) | Output::Pty(bytes) => output::bytes(&bytes, &mut io::stdout()),
-        Output::Stderr(bytes) => output::bytes(&bytes, &mut io::stderr()),
+        Output::Stdout(bytes) | Output::Pty(bytes) => Ok(output::piece(&bytes, &mut io::stdout())?),
+        Output::Stderr(bytes) => Ok(output::piece(&bytes, &mut io::stderr())?),
     };
-    processes
+    let result = processes
         .run(config(arguments, command), with_stdin, show)
-        .await
+        .await;
+    result.or_else(|error| match error.downcast_ref::<io::Error>() {
+        // Nobody reads any more: as after a SIGPIPE, without a word.
+        Some(cause) if cause.kind() == io::ErrorKind::BrokenPipe => Ok(SIGNAL_EXIT_CODE + SIGPIPE),
+        _ => Err(error),
+    })
+}
+
+/// The exit code a shell reports for a process that a signal ended; the guest agent names the
+/// signal in words (`signal: terminated (core dumped)`), as E2B's does.
+fn signal_exit_code(status: &str) -> i32 {
+    let name = status.strip_prefix("signal: ").unwrap_or(status);
+    let signal = match name.trim_end_matches(" (core dumped)") {
+        "hangup" => 1,
+        "interrupt" => 2,
+        "quit" => 3,
+        "illegal instruction" => 4,
+        "trace/breakpoint trap" => 5,
+        "aborted" => 6,
+        "bus error" => 7,
+        "floating point exception" => 8,
+        "user defined signal 1" => 10,
+        "segmentation fault" => 11,
+        "user defined signal 2" => 12,
+        "broken pipe" => SIGPIPE,
+        "alarm clock" => 14,
+        "terminated" => 15,
+        // "killed", and what no program uses to end another.
+        _ => SIGKILL,
+    };
+    SIGNAL_EXIT_CODE + signal
 }
 
 fn config(arguments: &ProcessArgs, command: &[String]) -> ProcessConfig {
@@ -177,5 +209,21 @@ fn config(arguments: &ProcessArgs, command: &[String]) -> ProcessConfig {
         envs: arguments.envs.iter().cloned().collect(),
         cwd: arguments.cwd.clone(),
         ..ProcessConfig::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_becomes_the_exit_code_of_shells() {
+        assert_eq!(signal_exit_code("signal: killed"), 137);
+        assert_eq!(signal_exit_code("signal: terminated"), 143);
+        assert_eq!(
+            signal_exit_code("signal: segmentation fault (core dumped)"),
+            139
+        );
+        assert_eq!(signal_exit_code(""), 137);
     }
 }

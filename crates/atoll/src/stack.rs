@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +54,7 @@ const NODE_EVENTS_MAX: usize = 4096;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the components may take to end after they were told to.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+const DATABASE_FILE: &str = "atoll.db";
 const KEY_FILE: &str = "api-key";
 const ADMIN_TOKEN_FILE: &str = "admin-token";
 
@@ -83,6 +84,7 @@ impl Stack {
     /// # Errors
     /// What keeps it from starting, with the way to mend it.
     pub(crate) async fn start(options: Options) -> anyhow::Result<Self> {
+        check_key(options.api_key.as_deref())?;
         let lock = prepare(&options.data_dir)?;
         let listener = listen(options.listen).await?;
         let address = listener.local_addr()?;
@@ -104,6 +106,7 @@ impl Stack {
             });
         };
 
+        keep_private(&data_dir.join(DATABASE_FILE))?;
         let table = RouteTable::default();
         let (agent, control) = join(&data_dir, table.clone(), &component, &cancel).await?;
         let key = team_key(&control, &data_dir, options.api_key).await?;
@@ -205,6 +208,21 @@ async fn join(
     Ok((agent, control))
 }
 
+/// Refuses what is no key before anything is made. The message leaves the text out: it may be a
+/// secret of something else.
+fn check_key(given: Option<&str>) -> anyhow::Result<()> {
+    let is_key = |text: &str| {
+        text.strip_prefix("e2b_").is_some_and(|body| {
+            body.len() == 40 && body.bytes().all(|byte| byte.is_ascii_hexdigit())
+        })
+    };
+    anyhow::ensure!(
+        given.is_none_or(is_key),
+        "the given API key is none: it must be `e2b_` followed by 40 hexadecimal digits"
+    );
+    Ok(())
+}
+
 /// Makes the data directory, takes it for this process, and checks that the driver can work.
 fn prepare(data_dir: &Path) -> anyhow::Result<fs::File> {
     let complaints = doctor::complaints(&atoll_node::doctor::jail_checks(data_dir));
@@ -266,7 +284,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 async fn open_control(data_dir: &Path, table: RouteTable) -> anyhow::Result<ControlPlane> {
-    let store = SqliteStore::open(&data_dir.join("atoll.db"))
+    let store = SqliteStore::open(&data_dir.join(DATABASE_FILE))
         .await
         .context("open the store")?;
     let parts = Parts {
@@ -347,6 +365,19 @@ fn secret_file(path: &Path) -> anyhow::Result<SecretString> {
     }
 }
 
+/// Makes the database a file of root's alone, before there is anything in it: others may pass
+/// through the data directory. The store's companion files get the mode of the database.
+fn keep_private(path: &Path) -> anyhow::Result<()> {
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path);
+    file.and_then(|file| file.set_permissions(fs::Permissions::from_mode(0o600)))
+        .with_context(|| format!("write `{}`", path.display()))
+}
+
 fn write_secret(path: &Path, secret: &SecretString) -> anyhow::Result<()> {
     let mut options = fs::OpenOptions::new();
     let mut file = options
@@ -358,4 +389,38 @@ fn write_secret(path: &Path, secret: &SecretString) -> anyhow::Result<()> {
         .with_context(|| format!("write `{}`", path.display()))?;
     file.write_all(secret.expose_secret().as_bytes())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_keys_are_taken_as_keys() {
+        check_key(None).unwrap();
+        check_key(Some("e2b_00112233445566778899aabbccddeeff00112233")).unwrap();
+        for wrong in [
+            "",
+            "e2b_",
+            "e2b_xyz",
+            "00112233445566778899aabbccddeeff00112233",
+        ] {
+            let error = check_key(Some(wrong)).unwrap_err().to_string();
+            assert!(error.contains("40 hexadecimal"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_database_is_private_also_where_an_older_one_was_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(DATABASE_FILE);
+        fs::write(&path, "kept").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        keep_private(&path).unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{ProcessArgs, RunArgs};
@@ -68,10 +68,16 @@ async fn in_sandbox(client: &Client, arguments: &RunArgs) -> anyhow::Result<Exit
         result = execute(client, &sandbox, &arguments.process, &arguments.command) => result,
         _ = interrupt.recv() => Ok(INTERRUPTED),
     };
-    client
-        .kill(&sandbox.id)
+    let found = client
+        .kill_if_there(&sandbox.id)
         .await
         .context("the sandbox is left over; its timeout removes it")?;
+    if !found && result.is_err() {
+        bail!(
+            "the sandbox reached its end of {} s before the command's; give more with --timeout-s",
+            arguments.timeout_s
+        );
+    }
     result
 }
 

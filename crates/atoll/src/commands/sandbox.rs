@@ -136,7 +136,8 @@ async fn logs(client: &Client, id: &str, json: bool) -> anyhow::Result<()> {
         return lines.iter().try_for_each(output::json);
     }
     let logs: Logs = serde_json::from_value(value).context("the log is not what was expected")?;
-    logs.lines.iter().try_for_each(|line| {
+    // The API gives the newest first; people read a story from its beginning.
+    logs.lines.iter().rev().try_for_each(|line| {
         output::line(&format!(
             "{} {:<5} {}",
             line.timestamp, line.level, line.message
