@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use atoll_core::id::{BuildId, Generation, NodeId, SandboxId, TemplateId};
 use atoll_core::network::NetworkPolicy;
-use atoll_core::node::{CallOutcome, NodeReport, ObservedSandbox};
+use atoll_core::node::{CallOutcome, NodeReport, ObservedSandbox, Refusal};
 use atoll_core::sandbox::SandboxSpec;
 use atoll_core::template::TemplateSource;
 
@@ -32,6 +32,29 @@ pub trait NodeClient: Send + Sync + std::fmt::Debug {
         generation: Generation,
         policy: &NetworkPolicy,
     ) -> CallOutcome<()>;
+
+    /// Keeps the sandbox without serving: its processes are stopped, and with `keep_memory` they
+    /// stay as they are; without it only its files are kept. `Done` once what is kept would survive
+    /// the end of the node's process. Idempotent by (id, generation); a sandbox that is paused
+    /// already is `Done`.
+    async fn pause(
+        &self,
+        id: &SandboxId,
+        generation: Generation,
+        keep_memory: bool,
+    ) -> CallOutcome<ObservedSandbox> {
+        let _ = (id, generation, keep_memory);
+        CallOutcome::Refused(Refusal::Unsupported("pause".to_owned()))
+    }
+
+    /// Lets a paused sandbox serve again, under the generation of `spec`, which is newer than the
+    /// one it was paused under; answers once its guest agent is initialised. Idempotent by
+    /// (id, generation). A refusal left it paused as it was; `UnknownSandbox` if the node keeps
+    /// none of that id.
+    async fn resume(&self, spec: &SandboxSpec) -> CallOutcome<ObservedSandbox> {
+        let _ = spec;
+        CallOutcome::Refused(Refusal::Unsupported("resume".to_owned()))
+    }
 
     /// Everything the node runs.
     async fn report(&self) -> CallOutcome<NodeReport>;

@@ -32,6 +32,16 @@ impl Resources {
         })
     }
 
+    /// What a paused sandbox of this size still takes: its disk, and its memory if that is kept.
+    #[must_use]
+    pub const fn held_when_paused(self, keep_memory: bool) -> Self {
+        Self {
+            cpu_millis: 0,
+            memory_mib: if keep_memory { self.memory_mib } else { 0 },
+            disk_mib: self.disk_mib,
+        }
+    }
+
     /// Whether every dimension of `self` is at most `room`'s.
     #[must_use]
     pub fn fits_in(self, room: Self) -> bool {
