@@ -4,9 +4,6 @@ use std::time::Duration;
 
 use atoll_core::resources::Resources;
 
-/// A node that is silent for so long counts as lost, with what it ran.
-pub(crate) const NODE_LOST_AFTER: Duration = Duration::from_secs(30);
-
 /// How much more than it has may be allocated on a node, in percent of what it reports: 100 is
 /// exactly what it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

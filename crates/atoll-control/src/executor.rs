@@ -94,7 +94,7 @@ impl Executor {
         let placed = self
             .inner
             .registry
-            .place(&row, &self.refused_by, generation, seed, now);
+            .place(&row, &self.refused_by, generation, seed);
         match placed {
             Ok(placed) => {
                 let change = Change {

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use atoll_core::id::{BuildId, Generation, NodeId, SandboxId, TemplateId};
 use atoll_core::network::NetworkPolicy;
-use atoll_core::node::{CallOutcome, NodeReport, ObservedSandbox, Refusal};
+use atoll_core::node::{CallOutcome, NodeInfo, NodeReport, ObservedSandbox, Refusal};
 use atoll_core::sandbox::SandboxSpec;
 use atoll_core::template::TemplateSource;
 
@@ -17,6 +17,11 @@ use atoll_core::template::TemplateSource;
 pub trait NodeClient: Send + Sync + std::fmt::Debug {
     /// The node's identity; constant for the life of the client.
     fn node(&self) -> &NodeId;
+
+    /// What the node is called and where it is.
+    fn info(&self) -> NodeInfo {
+        NodeInfo::default()
+    }
 
     /// Makes the sandbox run; answers once its guest agent is initialised, or with a refusal that
     /// left nothing behind. Idempotent by (id, generation).

@@ -129,6 +129,11 @@ impl Reconciler {
         lock(&self.slots).contains_key(id)
     }
 
+    /// The sandboxes that tasks drive now.
+    pub(crate) fn driven(&self) -> Vec<SandboxId> {
+        lock(&self.slots).keys().cloned().collect()
+    }
+
     /// Ends a task's life unless it was woken meanwhile.
     fn retire(&self, id: &SandboxId, slot: &Slot) -> bool {
         let mut slots = lock(&self.slots);
@@ -207,7 +212,7 @@ async fn advance(inner: &Inner, executor: &mut Executor, slot: &Slot, row: Sandb
     slot.show(&row);
     if row.state != State::Stopped {
         // A look between placement and commit finds no row, and has it forgotten.
-        inner.registry.adopt(&row, inner.clock.now());
+        inner.registry.adopt(&row);
     }
     let observed = inner.registry.observed(&row.id);
     let actions = plan(&row, &observed, &inner.registry.health(), inner.clock.now());

@@ -6,25 +6,32 @@
 //!
 //! Invariants:
 //! - The allocation of a node is exactly the sum over the sandboxes that are placed on it and not
-//!   stopped.
+//!   stopped: an entry changes through [`Inner::change`] only, which moves its share along.
 //! - An observation never replaces one that was made after it: each carries a number, and a
 //!   report's number is drawn before the node is asked.
+//! - Silence is measured by a clock that nobody sets: a wall clock that jumps loses no node.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use atoll_core::heartbeat::Heartbeat;
 use atoll_core::id::{Generation, NodeId, SandboxId, TeamId};
-use atoll_core::node::{NodeReport, ObservedSandbox};
+use atoll_core::node::{NodeReport, NodeState, ObservedSandbox};
 use atoll_core::placement::{self, NodeCapacity, Placed, Rejected};
 use atoll_core::reconcile::{NodeHealth, Nodes, Observed};
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::{Sandbox, State};
 use atoll_core::time::Timestamp;
 
+use tokio::time::Instant;
+
+use self::node::{NodeEntry, Received, Share, StateChanges};
 use crate::config::Overcommit;
 use crate::lock::lock;
 use crate::node_client::NodeClient;
-use crate::view::NodeView;
+use crate::view::{HeartbeatView, NodeView};
+
+pub(crate) mod node;
 
 /// Lines of log that are kept of one sandbox; what comes after is dropped, so that a noisy guest
 /// cannot fill the store.
@@ -35,22 +42,12 @@ const LOG_LINES_MAX: u32 = 1_000;
 pub(crate) struct Sequence(u64);
 
 #[derive(Debug)]
-struct NodeEntry {
-    client: Option<Arc<dyn NodeClient>>,
-    health: NodeHealth,
-    /// When it last answered, or when we began to wait for it.
-    last_seen: Timestamp,
-    total: Resources,
-    allocated: Resources,
-    sandboxes: u32,
-}
-
-#[derive(Debug)]
 struct Entry {
     team: TeamId,
     node: Option<NodeId>,
     generation: Generation,
-    resources: Resources,
+    /// What it takes of its node.
+    held: Resources,
     observed: Observed,
     sequence: Sequence,
     log_lines: u32,
@@ -66,10 +63,29 @@ struct Inner {
 /// What a report changed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Synchronised {
+    /// How its node stood before and stands now.
+    pub(crate) state: Option<(NodeState, NodeState)>,
     /// Sandboxes of which something new was learnt.
-    pub(crate) changed: Vec<SandboxId>,
+    pub(crate) changed: Vec<Learnt>,
     /// What the node runs without being known here at that generation.
     pub(crate) strangers: Vec<(SandboxId, Generation)>,
+}
+
+/// A sandbox of which a report said something new.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Learnt {
+    pub(crate) id: SandboxId,
+    /// Whether it was believed to be there, so that somebody missed a change.
+    pub(crate) was_known: bool,
+}
+
+/// What a heartbeat led to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Heard {
+    pub(crate) before: NodeState,
+    pub(crate) state: NodeState,
+    /// Why a full synchronisation is due, if it is.
+    pub(crate) synchronise: Option<String>,
 }
 
 /// The nodes and what runs on them.
@@ -85,38 +101,40 @@ impl Inner {
         Sequence(self.sequence)
     }
 
-    fn node(&mut self, id: &NodeId, now: Timestamp) -> &mut NodeEntry {
-        self.nodes.entry(id.clone()).or_insert_with(|| NodeEntry {
-            client: None,
-            health: NodeHealth::Suspect,
-            last_seen: now,
-            total: Resources::default(),
-            allocated: Resources::default(),
-            sandboxes: 0,
-        })
+    fn node(&mut self, id: &NodeId) -> &mut NodeEntry {
+        self.nodes.entry(id.clone()).or_insert_with(NodeEntry::new)
     }
 
-    fn allocate(&mut self, node: &NodeId, resources: Resources, now: Timestamp) {
-        let entry = self.node(node, now);
-        entry.sandboxes += 1;
-        entry.allocated = Resources {
-            cpu_millis: entry
-                .allocated
-                .cpu_millis
-                .saturating_add(resources.cpu_millis),
-            memory_mib: entry
-                .allocated
-                .memory_mib
-                .saturating_add(resources.memory_mib),
-            disk_mib: entry.allocated.disk_mib.saturating_add(resources.disk_mib),
-        };
+    /// Changes a sandbox's entry, and its share of its node with it.
+    fn change<T>(&mut self, id: &SandboxId, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        let mut entry = self.sandboxes.remove(id)?;
+        self.withdraw(id, &entry);
+        let result = change(&mut entry);
+        self.insert(id.clone(), entry);
+        Some(result)
     }
 
-    fn release(&mut self, node: &NodeId, resources: Resources) {
-        if let Some(entry) = self.nodes.get_mut(node) {
-            entry.sandboxes = entry.sandboxes.saturating_sub(1);
-            entry.allocated = entry.allocated.checked_sub(resources).unwrap_or_default();
+    fn insert(&mut self, id: SandboxId, entry: Entry) {
+        if let Some(node) = &entry.node {
+            let share = entry.share();
+            self.node(node).add(&id, &share);
         }
+        self.sandboxes.insert(id, entry);
+    }
+
+    /// Takes an entry's share back; the entry itself is out of the map.
+    fn withdraw(&mut self, id: &SandboxId, entry: &Entry) {
+        if let Some(node) = &entry.node
+            && let Some(node) = self.nodes.get_mut(node)
+        {
+            node.subtract(id, &entry.share());
+        }
+    }
+}
+
+impl Entry {
+    fn share(&self) -> Share {
+        Share::new(self.held, &self.observed)
     }
 }
 
@@ -129,37 +147,33 @@ impl Registry {
     }
 
     /// Takes a live sandbox into account, as its row says.
-    pub(crate) fn adopt(&self, sandbox: &Sandbox, now: Timestamp) {
+    pub(crate) fn adopt(&self, sandbox: &Sandbox) {
         let mut inner = lock(&self.inner);
         if inner.sandboxes.contains_key(&sandbox.id) {
             return;
         }
         let sequence = inner.next_sequence();
-        if let Some(node) = &sandbox.node {
-            inner.allocate(node, sandbox.config.resources, now);
-        }
-        inner.sandboxes.insert(
-            sandbox.id.clone(),
-            Entry {
-                team: sandbox.team.clone(),
-                node: sandbox.node.clone(),
-                generation: sandbox.generation,
-                resources: sandbox.config.resources,
-                observed: Observed::Unknown,
-                sequence,
-                log_lines: 0,
-            },
-        );
+        let entry = Entry {
+            team: sandbox.team.clone(),
+            node: sandbox.node.clone(),
+            generation: sandbox.generation,
+            held: sandbox.config.resources,
+            observed: Observed::Unknown,
+            sequence,
+            log_lines: 0,
+        };
+        inner.insert(sandbox.id.clone(), entry);
     }
 
     /// Forgets a sandbox that ended.
     pub(crate) fn forget(&self, id: &SandboxId) {
         let mut inner = lock(&self.inner);
-        if let Some(entry) = inner.sandboxes.remove(id)
-            && let Some(node) = &entry.node
-        {
-            inner.release(node, entry.resources);
+        if let Some(entry) = inner.sandboxes.remove(id) {
+            inner.withdraw(id, &entry);
         }
+        inner
+            .nodes
+            .retain(|_, node| !node.has_left || node.sandboxes > 0);
     }
 
     /// Chooses a node and accounts for the choice in one step, so that decisions see one another.
@@ -169,9 +183,8 @@ impl Registry {
         excluded: &[NodeId],
         generation: Generation,
         seed: u64,
-        now: Timestamp,
     ) -> Result<Placed, Rejected> {
-        self.adopt(sandbox, now);
+        self.adopt(sandbox);
         let mut inner = lock(&self.inner);
         let fleet: Vec<_> = inner
             .nodes
@@ -180,7 +193,7 @@ impl Registry {
                 id: id.clone(),
                 total: self.overcommit.apply(node.total),
                 allocated: node.allocated,
-                is_schedulable: node.health == NodeHealth::Ready && node.client.is_some(),
+                is_schedulable: node.is_schedulable(),
             })
             .collect();
         let request = placement::Request {
@@ -189,16 +202,13 @@ impl Registry {
         };
         let placed = placement::place(&fleet, &request, seed)?;
         let sequence = inner.next_sequence();
-        let before = inner.sandboxes.get_mut(&sandbox.id).and_then(|entry| {
+        inner.change(&sandbox.id, |entry| {
             entry.generation = generation;
             entry.observed = Observed::Unknown;
+            entry.held = sandbox.config.resources;
             entry.sequence = sequence;
-            entry.node.replace(placed.node.clone())
+            entry.node = Some(placed.node.clone());
         });
-        if let Some(before) = before {
-            inner.release(&before, sandbox.config.resources);
-        }
-        inner.allocate(&placed.node, sandbox.config.resources, now);
         Ok(placed)
     }
 
@@ -214,14 +224,17 @@ impl Registry {
     pub(crate) fn observe(&self, id: &SandboxId, generation: Generation, seen: Observed) -> bool {
         let mut inner = lock(&self.inner);
         let sequence = inner.next_sequence();
-        match inner.sandboxes.get_mut(id) {
-            Some(entry) if entry.generation == generation => {
+        let is_current = inner
+            .sandboxes
+            .get(id)
+            .is_some_and(|entry| entry.generation == generation);
+        if is_current {
+            inner.change(id, |entry| {
                 entry.observed = seen;
                 entry.sequence = sequence;
-                true
-            }
-            _ => false,
+            });
         }
+        is_current
     }
 
     /// Whose sandbox it is, if it lives and may have one more line of log.
@@ -248,9 +261,13 @@ impl Registry {
     pub(crate) fn join(&self, client: Arc<dyn NodeClient>, now: Timestamp) {
         let id = client.node().clone();
         let mut inner = lock(&self.inner);
-        let node = inner.node(&id, now);
+        let node = inner.node(&id);
+        node.info = client.info();
         node.client = Some(client);
-        node.last_seen = now;
+        node.joined_at = Some(now);
+        node.has_left = false;
+        node.has_reported = false;
+        node.last_contact = Instant::now();
     }
 
     /// How to reach a node; none if it has not joined.
@@ -276,27 +293,85 @@ impl Registry {
             .collect()
     }
 
-    /// Notes that a node did not answer; answers its health then.
-    pub(crate) fn mark_silent(&self, node: &NodeId, now: Timestamp) -> NodeHealth {
+    /// Judges the silence of every node. Answers those whose state changed by it.
+    pub(crate) fn age(&self) -> StateChanges {
+        let now = Instant::now();
         let mut inner = lock(&self.inner);
-        let entry = inner.node(node, now);
-        let silent = now.saturating_since(entry.last_seen);
-        entry.health = if silent >= crate::config::NODE_LOST_AFTER {
-            NodeHealth::Lost
-        } else {
-            NodeHealth::Suspect
-        };
-        entry.health
+        let mut changes = StateChanges::new();
+        for (id, node) in &mut inner.nodes {
+            let before = node.state();
+            node.age(now);
+            if node.state() != before {
+                changes.insert(id.clone(), (before, node.state()));
+            }
+        }
+        changes
     }
 
-    /// Every node that has never joined since the control plane opened.
-    pub(crate) fn absent_nodes(&self) -> Vec<NodeId> {
+    /// How to reach the nodes that joined and were not heard of for this long, or did not report
+    /// since they joined or were lost.
+    pub(crate) fn quiet(&self, silence: std::time::Duration) -> Vec<Arc<dyn NodeClient>> {
+        let now = Instant::now();
         lock(&self.inner)
             .nodes
-            .iter()
-            .filter(|(_, node)| node.client.is_none())
-            .map(|(id, _)| id.clone())
+            .values()
+            .filter(|node| !node.has_reported || node.silence(now) >= silence)
+            .filter_map(|node| node.client.clone())
             .collect()
+    }
+
+    /// Takes over a heartbeat; none: no such node has joined. `driven` are the sandboxes whose
+    /// orders are under way.
+    pub(crate) fn hear(
+        &self,
+        heartbeat: Heartbeat,
+        driven: &[SandboxId],
+        now: Timestamp,
+    ) -> Option<Heard> {
+        let instant = Instant::now();
+        let mut inner = lock(&self.inner);
+        let is_busy = driven.iter().any(|id| {
+            let entry = inner.sandboxes.get(id);
+            entry.is_some_and(|entry| entry.node.as_ref() == Some(&heartbeat.node))
+        });
+        let node = inner.nodes.get_mut(&heartbeat.node)?;
+        if node.has_left || node.client.is_none() {
+            return None;
+        }
+        let before = node.state();
+        node.last_contact = instant;
+        node.total = heartbeat.total;
+        let reason = if node.has_reported {
+            node.health = NodeHealth::Ready;
+            node.compare(&heartbeat, is_busy, instant)
+        } else {
+            Some("it has not reported since it joined or was lost".to_owned())
+        };
+        node.heartbeat = Some(Received {
+            heartbeat,
+            at: now,
+            instant,
+        });
+        Some(Heard {
+            before,
+            state: node.state(),
+            synchronise: reason,
+        })
+    }
+
+    /// Begins to wait for a node's report: answers false if somebody does already.
+    pub(crate) fn begin_synchronising(&self, node: &NodeId) -> bool {
+        lock(&self.inner)
+            .nodes
+            .get_mut(node)
+            .is_some_and(|node| !std::mem::replace(&mut node.is_synchronising, true))
+    }
+
+    /// Ends the wait for a node's report.
+    pub(crate) fn end_synchronising(&self, node: &NodeId) {
+        if let Some(node) = lock(&self.inner).nodes.get_mut(node) {
+            node.is_synchronising = false;
+        }
     }
 
     /// The sandboxes placed on a node.
@@ -315,24 +390,22 @@ impl Registry {
     }
 
     /// Takes over a node's whole report, asked for at `began`.
-    pub(crate) fn take_report(
-        &self,
-        report: &NodeReport,
-        began: Sequence,
-        now: Timestamp,
-    ) -> Synchronised {
+    pub(crate) fn take_report(&self, report: &NodeReport, began: Sequence) -> Synchronised {
         let mut inner = lock(&self.inner);
-        let node = inner.node(&report.node, now);
-        node.health = NodeHealth::Ready;
-        node.last_seen = now;
-        node.total = report.total;
-        let mut result = Synchronised::default();
+        let node = inner.node(&report.node);
+        let before = node.state();
+        node.reported(report.total, Instant::now());
+        let mut result = Synchronised {
+            state: Some((before, node.state())),
+            ..Synchronised::default()
+        };
         let reported: BTreeMap<&SandboxId, &ObservedSandbox> = report
             .sandboxes
             .iter()
             .map(|seen| (&seen.id, seen))
             .collect();
-        for (id, entry) in &mut inner.sandboxes {
+        let mut learnt = Vec::new();
+        for (id, entry) in &inner.sandboxes {
             let is_here = entry.node.as_ref() == Some(&report.node);
             if !is_here || entry.sequence > began {
                 continue;
@@ -345,9 +418,15 @@ impl Registry {
                 Some(_) | None => Observed::Absent,
             };
             if seen != entry.observed {
-                entry.observed = seen;
-                result.changed.push(id.clone());
+                learnt.push((id.clone(), seen));
             }
+        }
+        for (id, seen) in learnt {
+            let before = inner.change(&id, |entry| std::mem::replace(&mut entry.observed, seen));
+            result.changed.push(Learnt {
+                was_known: matches!(before, Some(Observed::Known(_))),
+                id,
+            });
         }
         for seen in &report.sandboxes {
             let is_ours = inner.sandboxes.get(&seen.id).is_some_and(|entry| {
@@ -362,15 +441,26 @@ impl Registry {
 
     /// The nodes as operators see them.
     pub(crate) fn view(&self) -> Vec<NodeView> {
+        let now = Instant::now();
         lock(&self.inner)
             .nodes
             .iter()
             .map(|(id, node)| NodeView {
                 id: id.clone(),
+                info: node.info.clone(),
+                state: node.state(),
+                drain: node.drain,
                 total: node.total,
+                allocatable: self.overcommit.apply(node.total),
                 allocated: node.allocated,
                 sandboxes: node.sandboxes,
                 is_reachable: node.health == NodeHealth::Ready,
+                joined_at: node.joined_at,
+                last_heartbeat: node.heartbeat.as_ref().map(|received| HeartbeatView {
+                    heartbeat: received.heartbeat.clone(),
+                    received_at: received.at,
+                    age: now.duration_since(received.instant),
+                }),
             })
             .collect()
     }

@@ -141,9 +141,8 @@ impl Inner {
                 .sandbox_list_live(after.as_ref(), LIVE_PAGE)
                 .await
                 .map_err(unavailable)?;
-            let now = self.clock.now();
             for row in &rows {
-                self.registry.adopt(row, now);
+                self.registry.adopt(row);
                 if row.state == State::Running {
                     self.deadlines.set(&row.id, row.deadline);
                 }

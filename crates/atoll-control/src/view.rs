@@ -1,8 +1,11 @@
 //! What callers get to see.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use atoll_core::heartbeat::Heartbeat;
 use atoll_core::id::{KeyId, NodeId, TeamId};
+use atoll_core::node::{DrainMode, NodeInfo, NodeState};
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::{AccessToken, Sandbox, State};
 use atoll_core::template::Template;
@@ -202,12 +205,35 @@ pub struct Health {
 pub struct NodeView {
     /// Its identity.
     pub id: NodeId,
+    /// What it is called and where it is.
+    pub info: NodeInfo,
+    /// How it stands.
+    pub state: NodeState,
+    /// How it is being emptied; also while it is suspect or lost.
+    pub drain: Option<DrainMode>,
     /// What it has in total to give to sandboxes.
     pub total: Resources,
+    /// What may be allocated on it, control's overcommitment included.
+    pub allocatable: Resources,
     /// What is allocated, by the control plane's intent.
     pub allocated: Resources,
     /// How many sandboxes it runs.
     pub sandboxes: u32,
     /// Whether it answers.
     pub is_reachable: bool,
+    /// When it joined this control plane; none: not since that started.
+    pub joined_at: Option<Timestamp>,
+    /// The last heartbeat, and what it says the machine uses.
+    pub last_heartbeat: Option<HeartbeatView>,
+}
+
+/// A heartbeat with its age.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeartbeatView {
+    /// What the node said.
+    pub heartbeat: Heartbeat,
+    /// When it arrived.
+    pub received_at: Timestamp,
+    /// How long ago that is.
+    pub age: Duration,
 }

@@ -1,9 +1,61 @@
 //! What control and a node say to each other. The transport (in process, RPC) carries these types.
 
+use std::collections::BTreeMap;
+
 use crate::id::{Generation, NodeId, SandboxId};
 use crate::resources::Resources;
 use crate::sandbox::UsageSample;
 use crate::time::Timestamp;
+
+/// What a node is called and where it is, in its operator's words.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodeInfo {
+    /// A name for people; empty: its id is its name.
+    pub name: String,
+    /// Where it is reached; none for a node in the control plane's own process.
+    pub address: Option<String>,
+    /// Its operator's labels.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// How a node is emptied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DrainMode {
+    /// It gets no new sandboxes; those it has go on until they end by themselves.
+    Wait,
+    /// Those that run are ended as well. Paused ones stay: their files are nowhere else.
+    Evict,
+}
+
+/// How a node stands, in one word. The first that holds counts, in the order lost, suspect,
+/// draining, ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NodeState {
+    /// It answers and gets new sandboxes.
+    Ready,
+    /// It is being emptied and gets none.
+    Draining,
+    /// It did not answer lately, or never yet; it gets none.
+    Suspect,
+    /// It did not answer for so long that what it ran counts as gone.
+    Lost,
+    /// The operator removed it; what it ran counts as gone.
+    Left,
+}
+
+impl NodeState {
+    /// The word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Suspect => "suspect",
+            Self::Lost => "lost",
+            Self::Left => "left",
+        }
+    }
+}
 
 /// What became of a call to a node.
 ///

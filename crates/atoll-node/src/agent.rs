@@ -45,7 +45,9 @@ use self::owner::{Command, Owner};
 use crate::driver::{Capabilities, Driver, Instance};
 use crate::image::{self, TemplateStore};
 use crate::ledger::{self, Found, Ledger, Record, Stage};
+use crate::machine::Meter;
 
+pub mod heartbeat;
 mod owner;
 
 /// How long a removal is waited for. It goes on afterwards; the caller is told that it does not
@@ -172,6 +174,7 @@ struct Inner {
     templates: TemplateStore,
     ledger: Ledger,
     clock: Arc<dyn Clock>,
+    meter: Meter,
     events: mpsc::Sender<NodeEvent>,
     state: Mutex<State>,
     tracker: TaskTracker,
@@ -204,6 +207,7 @@ impl Agent {
         let ledger = Ledger::open(config.data_dir.join("sandboxes")).map_err(Error::Ledger)?;
         let agent = Self {
             inner: Arc::new(Inner {
+                meter: Meter::new(config.data_dir.clone()),
                 config,
                 driver,
                 templates,

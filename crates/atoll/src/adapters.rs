@@ -3,8 +3,10 @@
 use std::io;
 
 use async_trait::async_trait;
+use atoll_control::ControlPlane;
 use atoll_control::node_client::NodeClient;
 use atoll_control::route_publisher::RoutePublisher;
+use atoll_core::heartbeat::Heartbeat;
 use atoll_core::id::{BuildId, Generation, NodeId, SandboxId, TemplateId};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::node::{CallOutcome, NodeReport, ObservedSandbox};
@@ -14,6 +16,7 @@ use atoll_core::template::TemplateSource;
 use atoll_edge::dial::{BoxedStream, Dialer};
 use atoll_edge::table::RouteTable;
 use atoll_node::agent::Agent;
+use atoll_node::agent::heartbeat::HeartbeatSink;
 
 /// The node of this process, as control sees it.
 #[derive(Debug)]
@@ -66,6 +69,28 @@ impl NodeClient for InProcessNode {
 
     async fn remove_template(&self, template: &TemplateId, build: &BuildId) -> CallOutcome<()> {
         self.agent.remove_template(template, build).await
+    }
+}
+
+/// The control plane of this process, as the node's heartbeats reach it.
+#[derive(Debug)]
+pub(crate) struct HeartbeatsToControl {
+    control: ControlPlane,
+}
+
+impl HeartbeatsToControl {
+    pub(crate) const fn new(control: ControlPlane) -> Self {
+        Self { control }
+    }
+}
+
+#[async_trait]
+impl HeartbeatSink for HeartbeatsToControl {
+    async fn send(&self, heartbeat: Heartbeat) -> Result<(), String> {
+        match self.control.node_heartbeat(heartbeat).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 }
 

@@ -33,7 +33,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::adapters::{InProcessNode, NodeDialer, Routes};
+use crate::adapters::{HeartbeatsToControl, InProcessNode, NodeDialer, Routes};
 use crate::commands::doctor;
 use crate::connection::Connection;
 use crate::node;
@@ -205,6 +205,12 @@ async fn join(
         .context("join the node")?;
     let (running, stop) = (control.clone(), cancel.clone());
     component("control", async move { running.run(stop).await }.boxed());
+    let (beating, stop) = (agent.clone(), cancel.clone());
+    let sink = HeartbeatsToControl::new(control.clone());
+    component(
+        "heartbeats",
+        async move { beating.beat(&sink, stop).await }.boxed(),
+    );
     Ok((agent, control))
 }
 

@@ -160,9 +160,7 @@ impl Inner {
     /// row that no node can take stays pending, and its task decides what becomes of it.
     fn place_at_once(&self, row: &mut Sandbox) -> Vec<EventRow> {
         let seed = self.draw_seed();
-        let placed = self
-            .registry
-            .place(row, &[], row.generation, seed, row.created_at);
+        let placed = self.registry.place(row, &[], row.generation, seed);
         let (Ok(placed), Ok(next)) = (placed, step(row.state, Event::Place)) else {
             return Vec::new();
         };

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use atoll_core::error::ErrorKind;
-use atoll_core::node::{NodeEvent, ObservedSandbox};
+use atoll_core::heartbeat::Heartbeat;
+use atoll_core::node::{NodeEvent, NodeState, ObservedSandbox};
 use atoll_core::reconcile::Observed;
 use atoll_store::store::EventRow;
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use super::{ControlPlane, Inner};
 use crate::error::{Error, Result};
 use crate::events::LOG;
 use crate::node_client::NodeClient;
-use crate::tasks::sync::synchronise;
+use crate::tasks::sync::{changed as changed_state, synchronise, synchronise_once};
 use crate::view::NodeView;
 
 /// Node events handled in one go, so that their log lines share a commit.
@@ -52,6 +53,41 @@ impl ControlPlane {
             inner.wake(&id);
         }
         Ok(())
+    }
+
+    /// Takes a heartbeat of a node that joined. Answers how the node stands with it, so that it can
+    /// tell its operator.
+    ///
+    /// Does not wait for what the heartbeat leads to: a node that was lost, or whose digest differs
+    /// from what is expected there, is synchronised with afterwards.
+    ///
+    /// # Errors
+    /// `NotFound` if no such node has joined since the control plane started, or the operator
+    /// removed it: it has to join (again).
+    pub async fn node_heartbeat(&self, heartbeat: Heartbeat) -> Result<NodeState> {
+        let inner = &self.inner;
+        let node = heartbeat.node.clone();
+        let driven = inner.reconciler.driven();
+        let heard = inner.registry.hear(heartbeat, &driven, inner.clock.now());
+        let Some(heard) = heard else {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("no node {node} has joined"),
+            ));
+        };
+        if heard.before != heard.state {
+            changed_state(inner, &node, heard.before, heard.state);
+        }
+        if let Some(reason) = heard.synchronise
+            && let Some(client) = inner.registry.client(&node)
+        {
+            tracing::info!(%node, reason, "synchronising with a node");
+            let inner = Arc::clone(inner);
+            self.inner
+                .tasks
+                .spawn(async move { synchronise_once(&inner, client.as_ref()).await });
+        }
+        Ok(heard.state)
     }
 
     /// The nodes, by id.

@@ -1,11 +1,16 @@
 //! Compares what nodes run with what is intended, and wakes whoever is not where it should be.
+//!
+//! Three ways lead here: a heartbeat whose digest differs from what is expected, a node that is
+//! silent or has to prove itself, and the full pass over everything every 30 seconds. Changes that
+//! nodes tell of by themselves do not wait for any of them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_core::id::{Generation, SandboxId};
-use atoll_core::node::CallOutcome;
-use atoll_core::reconcile::{NodeHealth, plan};
+use atoll_core::id::{Generation, NodeId, SandboxId};
+use atoll_core::node::{CallOutcome, NodeState};
+use atoll_core::reconcile::plan;
+use futures::StreamExt as _;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -15,71 +20,93 @@ use crate::service::{Inner, LIVE_PAGE};
 /// How long a node may take to report.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often the silence of nodes is judged.
+const AGE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A node that is silent for so long is asked: its heartbeats may be lost on their way. Two of them
+/// are missing then, and there is time left before it becomes suspect.
+const PROBE_AFTER: Duration = Duration::from_secs(5);
+
 /// How often a node that does not answer is asked again.
-const SILENT_INTERVAL: Duration = Duration::from_secs(2);
+const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Nodes that are asked at a time, so that a slow one does not hold up the others.
+const REPORTS_AT_ONCE: usize = 16;
 
 /// How long a node may take to remove one stranger.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(15);
 
 pub(super) async fn run(inner: &Arc<Inner>, cancel: &CancellationToken) {
-    let mut next_pass = Instant::now() + inner.config.full_sync_interval;
-    loop {
-        let is_all_ready = inner
-            .registry
-            .health()
-            .values()
-            .all(|health| *health == NodeHealth::Ready);
-        let next = if is_all_ready {
-            next_pass
-        } else {
-            next_pass.min(Instant::now() + SILENT_INTERVAL)
-        };
-        tokio::select! {
-            biased;
-            () = cancel.cancelled() => return,
-            () = tokio::time::sleep_until(next) => {}
+    let ageing = async {
+        loop {
+            tokio::time::sleep(AGE_INTERVAL).await;
+            age(inner);
         }
-        let is_pass = Instant::now() >= next_pass;
-        if is_pass {
-            next_pass = Instant::now() + inner.config.full_sync_interval;
+    };
+    let probing = async {
+        loop {
+            tokio::time::sleep(PROBE_INTERVAL).await;
+            ask(inner, inner.registry.quiet(PROBE_AFTER)).await;
         }
-        tokio::select! {
-            biased;
-            () = cancel.cancelled() => return,
-            () = look(inner, is_pass) => {}
+    };
+    let passing = async {
+        let mut next = Instant::now();
+        loop {
+            // A pass that takes long does not begin the next one at once.
+            next = (next + inner.config.full_sync_interval).max(Instant::now());
+            tokio::time::sleep_until(next).await;
+            ask(inner, inner.registry.clients()).await;
+            walk(inner).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => {}
+        () = ageing => {}
+        () = probing => {}
+        () = passing => {}
+    }
+}
+
+/// Judges the silence of nodes; once one is lost, everything on it is looked at.
+fn age(inner: &Arc<Inner>) {
+    for (node, (before, after)) in inner.registry.age() {
+        changed(inner, &node, before, after);
+        if after == NodeState::Lost {
+            for id in inner.registry.placed_on(&node) {
+                inner.wake(&id);
+            }
         }
     }
 }
 
-/// Asks the silent nodes, or in a full pass all of them, and walks the live sandboxes then.
-async fn look(inner: &Arc<Inner>, is_pass: bool) {
-    let health = inner.registry.health();
-    for node in inner.registry.absent_nodes() {
-        silent(inner, &node);
-    }
-    for client in inner.registry.clients() {
-        let is_ready = health.get(client.node()) == Some(&NodeHealth::Ready);
-        if is_ready && !is_pass {
-            continue;
-        }
-        if let Err(detail) = synchronise(inner, client.as_ref()).await {
-            tracing::warn!(node = %client.node(), detail, "node does not report");
-        }
-    }
-    if is_pass {
-        walk(inner).await;
+/// Tells of a node that stands otherwise than before.
+pub(crate) fn changed(_inner: &Arc<Inner>, node: &NodeId, before: NodeState, after: NodeState) {
+    let (before, after) = (before.as_str(), after.as_str());
+    match after {
+        "ready" | "draining" => tracing::info!(%node, before, after, "node changed"),
+        _ => tracing::warn!(%node, before, after, "node changed"),
     }
 }
 
-/// Notes that a node is silent; once it is lost, everything on it is looked at.
-fn silent(inner: &Arc<Inner>, node: &atoll_core::id::NodeId) {
-    let before = inner.registry.health().get(node).copied();
-    let now = inner.registry.mark_silent(node, inner.clock.now());
-    if now == NodeHealth::Lost && before != Some(NodeHealth::Lost) {
-        tracing::warn!(%node, "node is lost");
-        for id in inner.registry.placed_on(node) {
-            inner.wake(&id);
-        }
+async fn ask(inner: &Arc<Inner>, clients: Vec<Arc<dyn NodeClient>>) {
+    futures::stream::iter(clients)
+        .for_each_concurrent(REPORTS_AT_ONCE, |client| async move {
+            synchronise_once(inner, client.as_ref()).await;
+        })
+        .await;
+}
+
+/// Synchronises with a node, unless somebody does already.
+pub(crate) async fn synchronise_once(inner: &Arc<Inner>, client: &dyn NodeClient) {
+    let node = client.node();
+    if !inner.registry.begin_synchronising(node) {
+        return;
+    }
+    let result = synchronise(inner, client).await;
+    inner.registry.end_synchronising(node);
+    if let Err(detail) = result {
+        tracing::warn!(%node, detail, "node does not report");
     }
 }
 
@@ -91,20 +118,20 @@ pub(crate) async fn synchronise(inner: &Arc<Inner>, client: &dyn NodeClient) -> 
         .unwrap_or_else(|_| CallOutcome::Unknown("it did not answer in time".to_owned()));
     let report = match outcome {
         CallOutcome::Done(report) => report,
-        CallOutcome::Refused(refusal) => {
-            silent(inner, client.node());
-            return Err(refusal.to_string());
-        }
-        CallOutcome::Unknown(detail) => {
-            silent(inner, client.node());
-            return Err(detail);
-        }
+        CallOutcome::Refused(refusal) => return Err(refusal.to_string()),
+        CallOutcome::Unknown(detail) => return Err(detail),
     };
-    let result = inner
-        .registry
-        .take_report(&report, began, inner.clock.now());
-    for id in &result.changed {
-        inner.wake(id);
+    if report.node != *client.node() {
+        return Err(format!("it calls itself {}", report.node));
+    }
+    let result = inner.registry.take_report(&report, began);
+    if let Some((before, after)) = result.state
+        && before != after
+    {
+        changed(inner, client.node(), before, after);
+    }
+    for learnt in &result.changed {
+        inner.wake(&learnt.id);
     }
     for (id, generation) in result.strangers {
         if is_orphan(inner, client, &id, generation).await {
@@ -192,7 +219,7 @@ async fn walk(inner: &Arc<Inner>) {
             if inner.reconciler.is_driven(&row.id) {
                 continue;
             }
-            inner.registry.adopt(row, now);
+            inner.registry.adopt(row);
             let observed = inner.registry.observed(&row.id);
             if !plan(row, &observed, &nodes, now).is_empty() {
                 inner.wake(&row.id);

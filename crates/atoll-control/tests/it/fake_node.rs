@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use atoll_control::node_client::NodeClient;
+use atoll_core::heartbeat::{Heartbeat, MachineUsage, StateDigest};
 use atoll_core::id::{BuildId, Generation, NodeId, SandboxId, TemplateId};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::node::{
@@ -15,6 +16,13 @@ use atoll_core::resources::Resources;
 use atoll_core::sandbox::SandboxSpec;
 use atoll_core::template::TemplateSource;
 use tokio::sync::mpsc;
+
+/// What a node has: room for every test.
+const TOTAL: Resources = Resources {
+    cpu_millis: 1_000_000,
+    memory_mib: 10_000_000,
+    disk_mib: 10_000_000,
+};
 
 /// How the next `ensure` ends instead of well.
 #[derive(Debug, Clone)]
@@ -36,6 +44,7 @@ struct State {
     is_silent: bool,
     ensures: u32,
     removes: u32,
+    reports: u32,
     events: Option<mpsc::Sender<NodeEvent>>,
 }
 
@@ -69,6 +78,30 @@ impl FakeNode {
 
     pub(crate) fn set_silent(&self, is_silent: bool) {
         self.state().is_silent = is_silent;
+    }
+
+    /// What the node says of itself now, whether or not it is silent.
+    pub(crate) fn heartbeat(&self) -> Heartbeat {
+        let state = self.state();
+        Heartbeat {
+            node: self.id.clone(),
+            at: atoll_core::time::Timestamp::from_micros(0),
+            total: TOTAL,
+            allocated: Resources::default(),
+            sandboxes: u32::try_from(state.sandboxes.len()).unwrap(),
+            usage: MachineUsage::default(),
+            digest: StateDigest::of(state.sandboxes.values()),
+            driver: "fake".to_owned(),
+            driver_problem: None,
+        }
+    }
+
+    pub(crate) fn is_silent(&self) -> bool {
+        self.state().is_silent
+    }
+
+    pub(crate) fn reports(&self) -> u32 {
+        self.state().reports
     }
 
     pub(crate) fn connect(&self) -> mpsc::Receiver<NodeEvent> {
@@ -204,17 +237,14 @@ impl NodeClient for FakeNode {
     }
 
     async fn report(&self) -> CallOutcome<NodeReport> {
-        let state = self.state();
+        let mut state = self.state();
         if state.is_silent {
             return silent();
         }
+        state.reports += 1;
         CallOutcome::Done(NodeReport {
             node: self.id.clone(),
-            total: Resources {
-                cpu_millis: 1_000_000,
-                memory_mib: 10_000_000,
-                disk_mib: 10_000_000,
-            },
+            total: TOTAL,
             allocated: Resources::default(),
             sandboxes: state.sandboxes.values().cloned().collect(),
         })

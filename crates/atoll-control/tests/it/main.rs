@@ -5,6 +5,7 @@ mod fake_node;
 mod faults;
 mod lifecycle;
 mod listing;
+mod nodes;
 mod restart;
 mod tenancy;
 mod world;

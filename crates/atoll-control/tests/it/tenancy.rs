@@ -253,9 +253,9 @@ async fn an_import_that_failed_can_be_tried_again() {
     running.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn health_tells_of_the_store_and_each_node() {
-    let mut world = World::new();
+    let mut world = World::in_memory(&["node-1"]);
     world.config.full_sync_interval = Duration::from_millis(50);
     let running = world.start().await;
     let health = running.control.health().await;

@@ -12,13 +12,17 @@ use atoll_control::request::{CreateRequest, ImportRequest, ListQuery, Order};
 use atoll_control::route_publisher::RoutePublisher;
 use atoll_control::view::{SandboxView, Tenant};
 use atoll_control::{ControlPlane, Parts};
+use atoll_core::heartbeat::HEARTBEAT_INTERVAL;
 use atoll_core::id::SandboxId;
 use atoll_core::network::NetworkPolicy;
 use atoll_core::resources::Resources;
 use atoll_core::route::{Route, RouteUpdate};
 use atoll_core::sandbox::OnTimeout;
 use atoll_core::template::TemplateSource;
+use atoll_core::time::{Clock, Timestamp};
+use atoll_store::memory::MemStore;
 use atoll_store::sqlite::SqliteStore;
+use atoll_store::store::Store;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +31,7 @@ use crate::fake_node::FakeNode;
 pub(crate) const KEY: &str = "e2b_0123456789abcdef0123456789abcdef01234567";
 
 /// How long a condition may take to come true.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(15);
 
 /// A route table as an edge has it.
 #[derive(Debug, Default)]
@@ -64,9 +68,23 @@ impl RoutePublisher for Edge {
     }
 }
 
+/// Wall-clock time that follows the clock of the test.
+#[derive(Debug)]
+struct TokioClock(tokio::time::Instant);
+
+impl Clock for TokioClock {
+    fn now(&self) -> Timestamp {
+        let begun = Timestamp::from_micros(1_700_000_000_000_000);
+        begun.saturating_add(self.0.elapsed())
+    }
+}
+
 /// What survives a control plane.
 pub(crate) struct World {
     directory: tempfile::TempDir,
+    /// In the place of a file, where the clock of the test is paused: it runs on while a thread
+    /// waits for a disk.
+    memory: Option<Arc<MemStore>>,
     pub(crate) config: Config,
     pub(crate) nodes: Vec<Arc<FakeNode>>,
 }
@@ -91,8 +109,31 @@ impl World {
         config.delete_timeout = Duration::from_secs(2);
         Self {
             directory: tempfile::tempdir().unwrap(),
+            memory: None,
             config,
             nodes: nodes.iter().map(|id| Arc::new(FakeNode::new(id))).collect(),
+        }
+    }
+
+    /// A world for a paused clock.
+    pub(crate) fn in_memory(nodes: &[&str]) -> Self {
+        Self {
+            memory: Some(Arc::default()),
+            ..Self::with_nodes(nodes)
+        }
+    }
+
+    fn clock(&self) -> Arc<dyn Clock> {
+        match self.memory {
+            Some(_) => Arc::new(TokioClock(tokio::time::Instant::now())),
+            None => Arc::new(SystemClock),
+        }
+    }
+
+    async fn store(&self) -> Arc<dyn Store> {
+        match &self.memory {
+            Some(memory) => Arc::clone(memory) as Arc<dyn Store>,
+            None => Arc::new(SqliteStore::open(&self.store_path()).await.unwrap()),
         }
     }
 
@@ -107,10 +148,9 @@ impl World {
     /// Opens the control plane without any node.
     pub(crate) async fn open(&self) -> (ControlPlane, Arc<Edge>) {
         let edge = Arc::new(Edge::default());
-        let store = SqliteStore::open(&self.store_path()).await.unwrap();
         let parts = Parts {
-            store: Arc::new(store),
-            clock: Arc::new(SystemClock),
+            store: self.store().await,
+            clock: self.clock(),
             random: Arc::new(SystemRandom),
             routes: Arc::clone(&edge) as Arc<dyn RoutePublisher>,
         };
@@ -153,6 +193,17 @@ impl World {
 }
 
 impl Running {
+    /// Sends the heartbeats of every node that is not silent, every two seconds for so long.
+    pub(crate) async fn beat(&self, world: &World, period: Duration) {
+        let end = tokio::time::Instant::now() + period;
+        while tokio::time::Instant::now() < end {
+            for node in world.nodes.iter().filter(|node| !node.is_silent()) {
+                self.control.node_heartbeat(node.heartbeat()).await.unwrap();
+            }
+            tokio::time::sleep(HEARTBEAT_INTERVAL).await;
+        }
+    }
+
     /// Stops the control plane; sandboxes go on.
     pub(crate) async fn stop(self) {
         self.cancel.cancel();
