@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use atoll_control::request::VisibleState;
-use atoll_control::view::{KeyView, LogLine, SandboxView, TemplateView};
+use atoll_control::view::{KeyView, LogLine, SandboxView, Scope, TemplateView};
 use atoll_core::sandbox::{AccessToken, OnTimeout, UsageSample};
 use atoll_core::template::BuildStatus;
 use serde::{Deserialize, Serialize};
@@ -442,7 +442,8 @@ pub(crate) struct KeyDto {
     mask: MaskDto,
     created_at: String,
     created_by: Option<()>,
-    last_used: Option<()>,
+    last_used: Option<String>,
+    read_only: bool,
     /// The key itself: only in the answer to its creation.
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
@@ -470,7 +471,8 @@ impl KeyDto {
             },
             created_at: time::to_rfc3339(view.created_at),
             created_by: None,
-            last_used: None,
+            last_used: view.last_used_at.map(time::to_rfc3339),
+            read_only: view.scope == Scope::ReadOnly,
             key,
         }
     }

@@ -123,7 +123,7 @@ impl RoutePublisher for NoEdge {
 /// remembers nothing, empty.
 async fn start(store: Arc<dyn Store>) -> (ControlPlane, Tenant) {
     let mut config = Config::development("0.6.13");
-    config.concurrent_sandboxes_max = u32::MAX;
+    config.team_limits.concurrent_sandboxes = u32::MAX;
     let parts = Parts {
         store,
         clock: Arc::new(SystemClock),

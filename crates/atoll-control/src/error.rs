@@ -9,6 +9,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Stable machine-readable codes, where clients tell failures of one kind apart.
 pub mod code {
+    /// A quota of the team is used up.
+    pub const QUOTA_EXCEEDED: &str = "team_quota_exceeded";
+    /// The team asks faster than its rate allows.
+    pub const RATE_LIMITED: &str = "team_rate_limited";
+    /// Too much of this is under way; the message says of what.
+    pub const OVERLOADED: &str = "overloaded";
     /// No node has room.
     pub const CAPACITY_UNAVAILABLE: &str = "sandbox_capacity_unavailable";
     /// No node answered within the bound; the sandbox was given up.

@@ -148,6 +148,10 @@ pub struct KeyView {
     pub scope: Scope,
     /// When it was made.
     pub created_at: Timestamp,
+    /// The key it was made with, if one was.
+    pub created_by: Option<KeyId>,
+    /// When it was last presented, about.
+    pub last_used_at: Option<Timestamp>,
 }
 
 /// A key just made: the only time its text is seen.

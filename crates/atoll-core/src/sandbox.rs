@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::id::{BuildId, Generation, NodeId, SandboxId, TeamId, TemplateId};
+use crate::id::{BuildId, Generation, KeyId, NodeId, SandboxId, TeamId, TemplateId};
 use crate::network::NetworkPolicy;
+use crate::quota::Charge;
 use crate::resources::Resources;
 use crate::time::Timestamp;
 
@@ -107,6 +108,8 @@ pub struct Sandbox {
     pub id: SandboxId,
     /// Who owns it.
     pub team: TeamId,
+    /// The key it was made with; none for those made before that was kept.
+    pub created_by: Option<KeyId>,
     /// What was asked for.
     pub config: SandboxConfig,
     /// Where it stands.
@@ -131,6 +134,15 @@ pub struct Sandbox {
     pub ended: Option<(Timestamp, EndReason)>,
     /// What went wrong last, for people.
     pub last_error: Option<String>,
+}
+
+impl Sandbox {
+    /// What it counts against its team's quota in this state.
+    #[must_use]
+    pub const fn charge_in(&self, state: State) -> Charge {
+        // A pause is taken to keep memory: the dearer case.
+        Charge::of(state, self.config.resources, true)
+    }
 }
 
 /// Everything a node needs to run one sandbox.

@@ -1,9 +1,13 @@
 //! What every store must do: one suite, run against each.
 
+mod teams;
+
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 use atoll_core::id::{Generation, SandboxId, TeamId, TemplateId};
 use atoll_core::network::NetworkPolicy;
+use atoll_core::quota::{Limits, Rate};
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::{Desired, EndReason, OnTimeout, Sandbox, SandboxConfig, State};
 use atoll_core::template::{BuildStatus, Template};
@@ -13,7 +17,7 @@ use crate::memory::MemStore;
 use crate::sqlite::SqliteStore;
 use crate::store::{
     Admission, Error, EventFilter, EventRow, IdempotencyKey, Inserted, Intent, IntentChange,
-    KeyRow, NewSandbox, Removed, SandboxFilter, Store, TeamUsage, Transition,
+    KeyRow, NewSandbox, Removed, SandboxFilter, Store, Transition,
 };
 
 /// Runs every check of the suite against a store made by the expression, each on its own.
@@ -25,7 +29,12 @@ macro_rules! contract {
             contract!(@checks $make,
                 meta_is_written_once, keys_are_unique_and_of_a_team,
                 templates_keep_names_and_counts, a_template_in_use_stays,
-                a_sandbox_reads_back_as_written, the_quota_is_exact,
+                a_sandbox_reads_back_as_written, teams::the_quota_is_exact,
+                teams::each_quota_is_checked_where_it_is_counted,
+                teams::a_pause_gives_back_what_it_does_not_hold, teams::teams_are_kept_and_changed,
+                teams::a_disabled_team_gets_nothing,
+                teams::many_at_a_time_get_no_more_than_there_is,
+                teams::the_audit_is_paged_filtered_and_pruned,
                 an_idempotency_key_is_used_once, a_stale_transition_changes_nothing,
                 a_start_moves_the_deadline, an_unwanted_sandbox_takes_no_intent,
                 an_expiry_loses_against_an_extension, listing_orders_filters_and_pages,
@@ -33,15 +42,24 @@ macro_rules! contract {
                 live_sandboxes_are_paged);
         }
     };
-    (@checks $make:expr, $($check:ident),+) => {
+    (@checks $make:expr, $($($part:ident)::+),+) => {
         $(
-            #[tokio::test]
-            async fn $check() {
-                let (store, _keep) = $make;
-                super::$check(&store).await;
-                store.close().await;
-            }
+            contract!(@check $make, $($part)::+);
         )+
+    };
+    (@check $make:expr, $module:ident::$check:ident) => {
+        contract!(@test $make, $check, super::$module::$check);
+    };
+    (@check $make:expr, $check:ident) => {
+        contract!(@test $make, $check, super::$check);
+    };
+    (@test $make:expr, $check:ident, $path:path) => {
+        #[tokio::test]
+        async fn $check() {
+            let (store, _keep) = $make;
+            $path(&store).await;
+            store.close().await;
+        }
     };
 }
 
@@ -64,6 +82,7 @@ fn sandbox(id: &str) -> Sandbox {
     Sandbox {
         id: id.parse().unwrap(),
         team: team(),
+        created_by: Some("key-1".parse().unwrap()),
         config: SandboxConfig {
             template: "template".parse().unwrap(),
             build: "build-1".parse().unwrap(),
@@ -112,9 +131,24 @@ fn event(id: &str, second: i64, message: &str) -> EventRow {
     }
 }
 
+fn limits() -> Limits {
+    let rate = Rate {
+        per_second: NonZeroU32::MAX,
+        burst: NonZeroU32::MAX,
+    };
+    Limits {
+        concurrent_sandboxes: 100,
+        cpu_millis: u64::MAX,
+        memory_mib: u64::MAX,
+        disk_mib: u64::MAX,
+        creates: rate,
+        requests: rate,
+    }
+}
+
 fn new(sandbox: Sandbox) -> NewSandbox {
     NewSandbox {
-        concurrent_max: 100,
+        limits: limits(),
         idempotency: None,
         events: vec![event(sandbox.id.as_str(), 100, "made")],
         sandbox,
@@ -217,6 +251,8 @@ async fn keys_are_unique_and_of_a_team(store: &dyn Store) {
         masked_end: "cdef".to_owned(),
         is_read_only: true,
         created_at: at(1),
+        created_by: Some("key-0".parse().unwrap()),
+        last_used_at: None,
     };
     assert_eq!(store.key_insert(&key).await.unwrap(), Inserted::Yes);
     assert_eq!(
@@ -229,6 +265,10 @@ async fn keys_are_unique_and_of_a_team(store: &dyn Store) {
     assert_eq!(listed, std::slice::from_ref(&key));
     let other: TeamId = "other".parse().unwrap();
     assert_eq!(store.key_list(&other).await.unwrap(), []);
+    let used = vec![(key.id.clone(), at(5)), ("gone".parse().unwrap(), at(6))];
+    store.key_touch(used).await.unwrap();
+    let found = store.key_find("hash").await.unwrap().unwrap();
+    assert_eq!(found.last_used_at, Some(at(5)));
     assert!(!store.key_remove(&other, &key.id).await.unwrap());
     assert!(store.key_remove(&team(), &key.id).await.unwrap());
     assert_eq!(store.key_find("hash").await.unwrap(), None);
@@ -311,32 +351,6 @@ async fn a_sandbox_reads_back_as_written(store: &dyn Store) {
     assert_eq!(store.sandbox_get(&written.id).await.unwrap(), Some(row));
 }
 
-async fn the_quota_is_exact(store: &dyn Store) {
-    let first = start(store, "ia", 110).await;
-    let usage = |concurrent, running| TeamUsage {
-        concurrent,
-        running,
-    };
-    assert_eq!(store.team_usage(&team()).await.unwrap(), usage(1, 1));
-    let mut second = new(sandbox("ib"));
-    second.concurrent_max = 1;
-    let refused = store.sandbox_insert(second.clone()).await.unwrap();
-    assert_eq!(refused, Admission::QuotaExceeded);
-    assert_eq!(store.sandbox_get(&second.sandbox.id).await.unwrap(), None);
-    assert_eq!(
-        store
-            .event_list(&history(&second.sandbox.id))
-            .await
-            .unwrap(),
-        []
-    );
-    stop(store, &first, 120).await;
-    assert_eq!(store.team_usage(&team()).await.unwrap(), usage(0, 0));
-    let accepted = store.sandbox_insert(second).await.unwrap();
-    assert_eq!(accepted, Admission::Accepted);
-    assert_eq!(store.team_usage(&team()).await.unwrap(), usage(1, 0));
-}
-
 async fn an_idempotency_key_is_used_once(store: &dyn Store) {
     store.team_ensure(&team(), "default", at(1)).await.unwrap();
     let mut first = new(sandbox("ia"));
@@ -356,7 +370,7 @@ async fn an_idempotency_key_is_used_once(store: &dyn Store) {
         fingerprint: "f".to_owned(),
     };
     assert_eq!(two.unwrap(), replayed);
-    assert_eq!(store.team_usage(&team()).await.unwrap().concurrent, 1);
+    assert_eq!(store.team_usage(&team()).await.unwrap().charged.places, 1);
 }
 
 async fn a_stale_transition_changes_nothing(store: &dyn Store) {
@@ -562,7 +576,7 @@ async fn sqlite_a_failed_write_leaves_its_neighbours_alone() {
     assert_eq!(good.unwrap(), Admission::Accepted);
     assert!(matches!(bad, Err(Error::Database { .. })));
     assert_eq!(also_good.unwrap(), Admission::Accepted);
-    assert_eq!(store.team_usage(&row.team).await.unwrap().concurrent, 3);
+    assert_eq!(store.team_usage(&row.team).await.unwrap().charged.places, 3);
     store.close().await;
     assert!(matches!(
         store.meta_ensure("a", "b").await,

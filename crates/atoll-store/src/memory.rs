@@ -8,25 +8,28 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use atoll_core::id::{KeyId, SandboxId, TeamId, TemplateId};
-use atoll_core::quota::is_counted;
+use atoll_core::quota::{Overrides, admit};
 use atoll_core::sandbox::{Desired, EndReason, Sandbox, State};
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 
 use crate::store::{
-    Admission, EventFilter, EventRow, Inserted, Intent, IntentChange, KeyRow, NewSandbox, Removed,
-    Result, SandboxFilter, Store, TeamUsage, TemplateRow, Transition,
+    Admission, AuditFilter, AuditRow, EventFilter, EventRow, Inserted, Intent, IntentChange,
+    KeyRow, NewSandbox, Removed, Result, SandboxFilter, Store, TeamChange, TeamChanged, TeamRow,
+    TeamUsage, TemplateRow, Transition,
 };
 
 #[derive(Debug, Default)]
 struct Tables {
     meta: BTreeMap<String, String>,
-    teams: BTreeMap<TeamId, TeamUsage>,
+    teams: BTreeMap<TeamId, TeamRow>,
     keys: BTreeMap<String, KeyRow>,
     templates: BTreeMap<TemplateId, TemplateRow>,
     sandboxes: BTreeMap<SandboxId, Sandbox>,
     events: Vec<EventRow>,
     idempotency: BTreeMap<(TeamId, String), (String, SandboxId, Timestamp)>,
+    audit: Vec<AuditRow>,
+    audit_written: i64,
 }
 
 /// A store in memory.
@@ -42,21 +45,20 @@ impl MemStore {
 }
 
 impl Tables {
-    fn count(&mut self, team: &TeamId, before: State, after: State) {
-        let Some(usage) = self.teams.get_mut(team) else {
+    /// Moves a team's sums by a change of this row's state.
+    fn count(&mut self, row: &Sandbox, team: &TeamId, before: State, after: State) {
+        let Some(team) = self.teams.get_mut(team) else {
             return;
         };
-        let shift = |count: &mut u64, was: bool, is: bool| match (was, is) {
-            (false, true) => *count += 1,
-            (true, false) => *count = count.saturating_sub(1),
-            (true, true) | (false, false) => {}
-        };
-        shift(&mut usage.concurrent, is_counted(before), is_counted(after));
-        shift(
-            &mut usage.running,
-            before == State::Running,
-            after == State::Running,
-        );
+        let usage = &mut team.usage;
+        usage.charged = usage
+            .charged
+            .saturating_add(row.charge_in(after))
+            .saturating_sub(row.charge_in(before));
+        usage.running += u64::from(after == State::Running);
+        usage.running = usage
+            .running
+            .saturating_sub(u64::from(before == State::Running));
     }
 
     fn insert(&mut self, new: NewSandbox) -> Admission {
@@ -72,11 +74,15 @@ impl Tables {
                 fingerprint: fingerprint.clone(),
             };
         }
-        match self.teams.get_mut(&sandbox.team) {
-            Some(usage) if usage.concurrent < u64::from(new.concurrent_max) => {
-                usage.concurrent += 1;
-            }
-            Some(_) | None => return Admission::QuotaExceeded,
+        let team = self.teams.get_mut(&sandbox.team);
+        let Some(team) = team.filter(|team| !team.is_disabled) else {
+            return Admission::NoTeam;
+        };
+        let limits = team.overrides.over(new.limits);
+        let more = sandbox.charge_in(sandbox.state);
+        match admit(limits, team.usage.charged, more) {
+            Ok(usage) => team.usage.charged = usage,
+            Err(exceeded) => return Admission::QuotaExceeded(exceeded),
         }
         if let Some((key, fingerprint)) = keyed {
             let value = (fingerprint, sandbox.id.clone(), sandbox.created_at);
@@ -114,7 +120,7 @@ impl Tables {
         row.last_error = change.last_error.or_else(|| row.last_error.take());
         row.updated_at = change.at;
         let row = row.clone();
-        self.count(&change.team, change.expected.0, change.next);
+        self.count(&row, &change.team, change.expected.0, change.next);
         self.events.extend(change.events);
         Some(row)
     }
@@ -229,6 +235,20 @@ impl Tables {
     }
 }
 
+fn matches_audit(filter: &AuditFilter, row: &AuditRow) -> bool {
+    fn is<T: PartialEq>(wanted: Option<&T>, found: Option<&T>) -> bool {
+        wanted.is_none() || wanted == found
+    }
+    is(filter.team.as_ref(), row.team.as_ref())
+        && is(filter.actor.as_ref(), Some(&row.actor))
+        && is(filter.operation.as_ref(), Some(&row.operation))
+        && is(filter.object.as_ref(), row.object.as_ref())
+        && is(filter.outcome.as_ref(), Some(&row.outcome))
+        && filter.start.is_none_or(|start| row.at >= start)
+        && filter.end.is_none_or(|end| row.at < end)
+        && filter.before.is_none_or(|before| row.seq < before)
+}
+
 fn size(limit: u32) -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
@@ -241,13 +261,72 @@ impl Store for MemStore {
         Ok(entry.or_insert_with(|| value.to_owned()).clone())
     }
 
-    async fn team_ensure(&self, team: &TeamId, _: &str, _: Timestamp) -> Result<()> {
-        self.tables().teams.entry(team.clone()).or_default();
+    async fn team_ensure(&self, team: &TeamId, name: &str, at: Timestamp) -> Result<()> {
+        let mut tables = self.tables();
+        let entry = tables.teams.entry(team.clone());
+        entry.or_insert_with(|| TeamRow {
+            id: team.clone(),
+            name: name.to_owned(),
+            is_disabled: false,
+            created_at: at,
+            overrides: Overrides::default(),
+            usage: TeamUsage::default(),
+        });
         Ok(())
     }
 
+    async fn team_insert(&self, team: &TeamRow) -> Result<Inserted> {
+        let mut tables = self.tables();
+        let mut known = tables.teams.values();
+        if known.any(|known| known.id == team.id || known.name == team.name) {
+            return Ok(Inserted::AlreadyExists);
+        }
+        let row = TeamRow {
+            usage: TeamUsage::default(),
+            ..team.clone()
+        };
+        tables.teams.insert(team.id.clone(), row);
+        Ok(Inserted::Yes)
+    }
+
+    async fn team_update(&self, team: &TeamId, change: TeamChange) -> Result<TeamChanged> {
+        let mut tables = self.tables();
+        if !tables.teams.contains_key(team) {
+            return Ok(TeamChanged::Unknown);
+        }
+        if let Some(name) = &change.name
+            && tables
+                .teams
+                .values()
+                .any(|other| other.id != *team && other.name == *name)
+        {
+            return Ok(TeamChanged::NameTaken);
+        }
+        let Some(row) = tables.teams.get_mut(team) else {
+            return Ok(TeamChanged::Unknown);
+        };
+        if let Some(name) = change.name {
+            row.name = name;
+        }
+        row.is_disabled = change.is_disabled.unwrap_or(row.is_disabled);
+        row.overrides = change.overrides.unwrap_or(row.overrides);
+        Ok(TeamChanged::Yes(Box::new(row.clone())))
+    }
+
+    async fn team_get(&self, team: &TeamId) -> Result<Option<TeamRow>> {
+        Ok(self.tables().teams.get(team).cloned())
+    }
+
+    async fn team_list(&self) -> Result<Vec<TeamRow>> {
+        let mut rows: Vec<_> = self.tables().teams.values().cloned().collect();
+        rows.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        Ok(rows)
+    }
+
     async fn team_usage(&self, team: &TeamId) -> Result<TeamUsage> {
-        Ok(self.tables().teams.get(team).copied().unwrap_or_default())
+        let tables = self.tables();
+        let row = tables.teams.get(team);
+        Ok(row.map(|row| row.usage).unwrap_or_default())
     }
 
     async fn key_insert(&self, key: &KeyRow) -> Result<Inserted> {
@@ -278,6 +357,17 @@ impl Store for MemStore {
             .keys
             .retain(|_, row| row.team != *team || row.id != *key);
         Ok(tables.keys.len() < before)
+    }
+
+    async fn key_touch(&self, used: Vec<(KeyId, Timestamp)>) -> Result<()> {
+        let mut tables = self.tables();
+        for (id, at) in used {
+            let mut keys = tables.keys.values_mut();
+            if let Some(key) = keys.find(|key| key.id == id) {
+                key.last_used_at = Some(at);
+            }
+        }
+        Ok(())
     }
 
     async fn template_insert(&self, template: &Template) -> Result<Inserted> {
@@ -389,6 +479,38 @@ impl Store for MemStore {
 
     async fn event_list(&self, filter: &EventFilter) -> Result<Vec<EventRow>> {
         Ok(self.tables().history(filter))
+    }
+
+    async fn audit_append(&self, rows: Vec<AuditRow>) -> Result<()> {
+        let mut tables = self.tables();
+        for row in rows {
+            tables.audit_written += 1;
+            let seq = tables.audit_written;
+            tables.audit.push(AuditRow { seq, ..row });
+        }
+        Ok(())
+    }
+
+    async fn audit_list(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>> {
+        let tables = self.tables();
+        let rows = tables.audit.iter().rev();
+        Ok(rows
+            .filter(|row| matches_audit(filter, row))
+            .take(size(filter.limit))
+            .cloned()
+            .collect())
+    }
+
+    async fn audit_prune(&self, before: Timestamp, keep: u64, limit: u32) -> Result<u64> {
+        let mut tables = self.tables();
+        let newest = tables.audit.last().map_or(0, |row| row.seq);
+        let beyond = newest.saturating_sub(i64::try_from(keep).unwrap_or(i64::MAX));
+        let oldest = tables.audit.iter().take(size(limit));
+        let old = oldest
+            .take_while(|row| row.at < before || row.seq <= beyond)
+            .count();
+        tables.audit.drain(..old);
+        Ok(old as u64)
     }
 
     async fn history_prune(&self, before: Timestamp, limit: u32) -> Result<u64> {

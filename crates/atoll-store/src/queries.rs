@@ -5,23 +5,61 @@ pub(crate) const META_INSERT: &str =
     "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
 pub(crate) const META_GET: &str = "SELECT value FROM meta WHERE name = $1";
 
-pub(crate) const TEAM_INSERT: &str = "INSERT INTO teams (id, name, created_at) VALUES ($1, $2, $3) \
-     ON CONFLICT (id) DO NOTHING";
-pub(crate) const TEAM_USAGE: &str = "SELECT concurrent, running FROM teams WHERE id = $1";
-/// Takes places of the quota; no row: there are not so many left.
-pub(crate) const TEAM_ADMIT: &str =
-    "UPDATE teams SET concurrent = concurrent + $3 WHERE id = $1 AND concurrent + $3 <= $2";
-pub(crate) const TEAM_COUNT: &str =
-    "UPDATE teams SET concurrent = concurrent + $2, running = running + $3 WHERE id = $1";
+/// The columns of a team, in the order that the row reader expects.
+macro_rules! team_columns {
+    () => {
+        "id, name, created_at, disabled, max_concurrent, max_cpu_millis, max_memory_mib, \
+         max_disk_mib, creates_per_second, creates_burst, requests_per_second, requests_burst, \
+         concurrent, cpu_millis, memory_mib, disk_mib, running"
+    };
+}
 
-pub(crate) const KEY_INSERT: &str = "INSERT INTO api_keys \
-     (id, team, name, hash, masked_start, masked_end, read_only, created_at) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (hash) DO NOTHING";
-pub(crate) const KEY_FIND: &str = "SELECT id, team, name, hash, masked_start, masked_end, \
-     read_only, created_at FROM api_keys WHERE hash = $1";
-pub(crate) const KEY_LIST: &str = "SELECT id, team, name, hash, masked_start, masked_end, \
-     read_only, created_at FROM api_keys WHERE team = $1 ORDER BY created_at, id";
+pub(crate) const TEAM_ENSURE: &str = "INSERT INTO teams (id, name, created_at) VALUES ($1, $2, $3) \
+     ON CONFLICT (id) DO NOTHING";
+pub(crate) const TEAM_NAME_TAKEN: &str = "SELECT COUNT(*) FROM teams WHERE name = $1 AND id <> $2";
+pub(crate) const TEAM_INSERT: &str = "INSERT INTO teams (id, name, created_at, disabled, \
+     max_concurrent, max_cpu_millis, max_memory_mib, max_disk_mib, creates_per_second, \
+     creates_burst, requests_per_second, requests_burst) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (id) DO NOTHING";
+pub(crate) const TEAM_UPDATE: &str = concat!(
+    "UPDATE teams SET name = $2, disabled = $3, max_concurrent = $4, max_cpu_millis = $5, \
+     max_memory_mib = $6, max_disk_mib = $7, creates_per_second = $8, creates_burst = $9, \
+     requests_per_second = $10, requests_burst = $11 WHERE id = $1 RETURNING ",
+    team_columns!()
+);
+pub(crate) const TEAM_GET: &str = concat!("SELECT ", team_columns!(), " FROM teams WHERE id = $1");
+pub(crate) const TEAM_LIST: &str = concat!(
+    "SELECT ",
+    team_columns!(),
+    " FROM teams ORDER BY created_at, id"
+);
+/// Moves a team's sums.
+pub(crate) const TEAM_COUNT: &str = "UPDATE teams SET concurrent = concurrent + $2, \
+     cpu_millis = cpu_millis + $3, memory_mib = memory_mib + $4, disk_mib = disk_mib + $5, \
+     running = running + $6 WHERE id = $1";
+
+/// The columns of a key, in the order that the row reader expects.
+macro_rules! key_columns {
+    () => {
+        "id, team, name, hash, masked_start, masked_end, read_only, created_at, created_by, \
+         last_used_at"
+    };
+}
+
+pub(crate) const KEY_INSERT: &str = concat!(
+    "INSERT INTO api_keys (",
+    key_columns!(),
+    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (hash) DO NOTHING"
+);
+pub(crate) const KEY_FIND: &str =
+    concat!("SELECT ", key_columns!(), " FROM api_keys WHERE hash = $1");
+pub(crate) const KEY_LIST: &str = concat!(
+    "SELECT ",
+    key_columns!(),
+    " FROM api_keys WHERE team = $1 ORDER BY created_at, id"
+);
 pub(crate) const KEY_REMOVE: &str = "DELETE FROM api_keys WHERE team = $1 AND id = $2";
+pub(crate) const KEY_TOUCH: &str = "UPDATE api_keys SET last_used_at = $2 WHERE id = $1";
 
 pub(crate) const TEMPLATE_INSERT: &str = "INSERT INTO templates \
      (id, team, is_public, created_at, updated_at) VALUES ($1, $2, $3, $4, $5)";
@@ -58,14 +96,14 @@ pub(crate) const TEMPLATE_DELETE: &str = "DELETE FROM templates WHERE id = $1";
 macro_rules! sandbox_columns {
     () => {
         "id, team, template, build, alias, config, state, desired, stop_reason, generation, node, \
-         created_at, started_at, deadline, updated_at, ended_at, last_error"
+         created_at, started_at, deadline, updated_at, ended_at, last_error, created_by"
     };
 }
 
 pub(crate) const SANDBOX_INSERT: &str = concat!(
     "INSERT INTO sandboxes (",
     sandbox_columns!(),
-    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"
+    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)"
 );
 pub(crate) const LABEL_INSERT: &str =
     "INSERT INTO sandbox_labels (sandbox, team, name, value) VALUES ($1, $2, $3, $4)";
@@ -142,6 +180,29 @@ pub(crate) const IDEMPOTENCY_FIND: &str =
 pub(crate) const IDEMPOTENCY_INSERT: &str = "INSERT INTO idempotency_keys \
      (team, key, fingerprint, sandbox, created_at) VALUES ($1, $2, $3, $4, $5)";
 
+/// The columns of an audit row after its place, in the order that the row reader expects.
+macro_rules! audit_columns {
+    () => {
+        "at, team, actor, operation, object, outcome, address, agent, trace, left_out"
+    };
+}
+
+pub(crate) const AUDIT_INSERT: &str = concat!(
+    "INSERT INTO audit (",
+    audit_columns!(),
+    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+);
+/// The beginning of a page; clauses are appended with their placeholders numbered.
+pub(crate) const AUDIT_LIST: &str = concat!(
+    "SELECT seq, ",
+    audit_columns!(),
+    " FROM audit WHERE seq < $1"
+);
+/// The oldest rows: those too old, and those beyond the newest so many.
+pub(crate) const AUDIT_PRUNE: &str = "DELETE FROM audit WHERE seq IN \
+     (SELECT seq FROM audit ORDER BY seq LIMIT $3) \
+     AND (at < $1 OR seq <= (SELECT MAX(seq) FROM audit) - $2)";
+
 pub(crate) const ENDED_BEFORE: &str = "SELECT id FROM sandboxes \
      WHERE state = 'stopped' AND ended_at < $1 ORDER BY ended_at LIMIT $2";
 pub(crate) const SANDBOX_DELETE: &str = "DELETE FROM sandboxes WHERE id = $1";
@@ -151,5 +212,5 @@ pub(crate) const PING: &str = "SELECT 1";
 
 pub(crate) const SCHEMA_TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_version \
      (version BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL)";
-pub(crate) const SCHEMA_CURRENT: &str = "SELECT COALESCE(MAX(version), 0) FROM schema_version";
+pub(crate) const SCHEMA_APPLIED: &str = "SELECT version FROM schema_version";
 pub(crate) const SCHEMA_ADD: &str = "INSERT INTO schema_version (version, name) VALUES ($1, $2)";

@@ -9,6 +9,7 @@ mod batch;
 mod decode;
 mod migrate;
 mod read;
+mod team;
 mod writer;
 
 use std::path::Path;
@@ -25,8 +26,9 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::store::{
-    Admission, Error, EventFilter, EventRow, Inserted, Intent, KeyRow, NewSandbox, Removed, Result,
-    SandboxFilter, Store, TeamUsage, TemplateRow, Transition,
+    Admission, AuditFilter, AuditRow, Error, EventFilter, EventRow, Inserted, Intent, KeyRow,
+    NewSandbox, Removed, Result, SandboxFilter, Store, TeamChange, TeamChanged, TeamRow, TeamUsage,
+    TemplateRow, Transition,
 };
 use apply::{Reply, Write};
 use writer::Writer;
@@ -126,8 +128,32 @@ impl Store for SqliteStore {
         self.write(write).await.map(Reply::into_unit)
     }
 
+    async fn team_insert(&self, team: &TeamRow) -> Result<Inserted> {
+        let reply = self
+            .write(Write::TeamInsert(Box::new(team.clone())))
+            .await?;
+        Ok(reply.into_inserted())
+    }
+
+    async fn team_update(&self, team: &TeamId, change: TeamChange) -> Result<TeamChanged> {
+        let write = Write::TeamUpdate {
+            id: team.clone(),
+            change,
+        };
+        Ok(self.write(write).await?.into_team_changed())
+    }
+
+    async fn team_get(&self, team: &TeamId) -> Result<Option<TeamRow>> {
+        read::team_get(&self.readers, team).await
+    }
+
+    async fn team_list(&self) -> Result<Vec<TeamRow>> {
+        read::team_list(&self.readers).await
+    }
+
     async fn team_usage(&self, team: &TeamId) -> Result<TeamUsage> {
-        read::team_usage(&self.readers, team).await
+        let row = read::team_get(&self.readers, team).await?;
+        Ok(row.map(|row| row.usage).unwrap_or_default())
     }
 
     async fn key_insert(&self, key: &KeyRow) -> Result<Inserted> {
@@ -149,6 +175,12 @@ impl Store for SqliteStore {
             key: key.clone(),
         };
         Ok(self.write(write).await?.into_count() > 0)
+    }
+
+    async fn key_touch(&self, used: Vec<(KeyId, Timestamp)>) -> Result<()> {
+        self.write(Write::KeyTouch(used))
+            .await
+            .map(Reply::into_unit)
     }
 
     async fn template_insert(&self, template: &Template) -> Result<Inserted> {
@@ -219,6 +251,25 @@ impl Store for SqliteStore {
 
     async fn event_list(&self, filter: &EventFilter) -> Result<Vec<EventRow>> {
         read::event_list(&self.readers, filter).await
+    }
+
+    async fn audit_append(&self, rows: Vec<AuditRow>) -> Result<()> {
+        self.write(Write::AuditAppend(rows))
+            .await
+            .map(Reply::into_unit)
+    }
+
+    async fn audit_list(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>> {
+        read::audit_list(&self.readers, filter).await
+    }
+
+    async fn audit_prune(&self, before: Timestamp, keep: u64, limit: u32) -> Result<u64> {
+        let write = Write::AuditPrune {
+            before,
+            keep,
+            limit,
+        };
+        Ok(self.write(write).await?.into_count())
     }
 
     async fn history_prune(&self, before: Timestamp, limit: u32) -> Result<u64> {

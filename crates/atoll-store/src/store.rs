@@ -2,7 +2,8 @@
 //!
 //! # What do we store, and why
 //!
-//! - **Teams and keys**: who may ask. Of a key only a hash, and a mask for people.
+//! - **Teams and keys**: who may ask, how much each team may have, and the sums of what it has. Of
+//!   a key only a hash, and a mask for people.
 //! - **Templates, their builds and names**: what can be started.
 //! - **Sandboxes**: the intent (what is wanted, where, under which generation, until when) and the
 //!   state the lifecycle has reached. Written before anything acts on it, so that whoever comes
@@ -10,6 +11,7 @@
 //! - **Events**: what happened to each sandbox, in order. Written in the transaction of the change
 //!   it tells of, so it is outbox, history and log in one.
 //! - **Idempotency keys**: which sandbox a repeated request already made.
+//! - **Audit**: who asked for which change, from where, and what became of it; refused ones too.
 //! - **Meta**: a few values made once per installation, such as the seed of access tokens.
 //!
 //! What we do not store: what actually runs (nodes hold that truth), routes, usage samples, and
@@ -22,6 +24,8 @@
 //!   through methods of their own at any time; `state`, `node` and `generation` change only
 //!   through [`Store::sandbox_transition`], which refuses if the row is not where its caller
 //!   believes it to be. So the two sides never overwrite each other.
+//! - A team's sums move in the transaction of the change that moves them, and what raises them is
+//!   admitted there, by `atoll_core::quota`: a quota is exact whatever comes at the same time.
 //! - Events of one sandbox have rising sequence numbers in the order of their commits.
 
 use std::collections::BTreeMap;
@@ -29,6 +33,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use atoll_core::id::{Generation, KeyId, NodeId, SandboxId, TeamId, TemplateId};
 use atoll_core::network::NetworkPolicy;
+use atoll_core::quota::{Exceeded, Limits, Overrides, Usage};
 use atoll_core::sandbox::{EndReason, Sandbox, State};
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
@@ -90,6 +95,99 @@ pub struct KeyRow {
     pub is_read_only: bool,
     /// When it was made.
     pub created_at: Timestamp,
+    /// The key it was made with, if one was.
+    pub created_by: Option<KeyId>,
+    /// When it was last presented, about.
+    pub last_used_at: Option<Timestamp>,
+}
+
+/// A team with what it may have and what it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TeamRow {
+    /// Its id.
+    pub id: TeamId,
+    /// Its name, for people; no two teams have the same.
+    pub name: String,
+    /// Whether its keys are refused.
+    pub is_disabled: bool,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Its own limits.
+    pub overrides: Overrides,
+    /// What it has.
+    pub usage: TeamUsage,
+}
+
+/// What changes of a team; what is none stays.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TeamChange {
+    /// Its name.
+    pub name: Option<String>,
+    /// Whether its keys are refused.
+    pub is_disabled: Option<bool>,
+    /// All of its own limits.
+    pub overrides: Option<Overrides>,
+}
+
+/// What became of a team's change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TeamChanged {
+    /// This is how it is now.
+    Yes(Box<TeamRow>),
+    /// Another team has the name; nothing changed.
+    NameTaken,
+    /// There is no such team.
+    Unknown,
+}
+
+/// Who asked for a change, and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditRow {
+    /// Its place among all rows, rising; the store gives it.
+    pub seq: i64,
+    /// When it was answered.
+    pub at: Timestamp,
+    /// For which team; none: for none, or it is not known.
+    pub team: Option<TeamId>,
+    /// Who: `key:<id>`, `operator`, or `anonymous`.
+    pub actor: String,
+    /// What was asked for.
+    pub operation: String,
+    /// Of what: an id, a name.
+    pub object: Option<String>,
+    /// `ok`, or a word for the refusal.
+    pub outcome: String,
+    /// From which address.
+    pub address: Option<String>,
+    /// With which program, by its own account.
+    pub agent: Option<String>,
+    /// The request's trace id.
+    pub trace: Option<String>,
+    /// How many refusals before this one were left out, because there were too many.
+    pub left_out: u64,
+}
+
+/// Which audit rows to list, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AuditFilter {
+    /// For this team.
+    pub team: Option<TeamId>,
+    /// By this actor.
+    pub actor: Option<String>,
+    /// Of this operation.
+    pub operation: Option<String>,
+    /// Of this object.
+    pub object: Option<String>,
+    /// With this outcome.
+    pub outcome: Option<String>,
+    /// From this instant on.
+    pub start: Option<Timestamp>,
+    /// Before this instant.
+    pub end: Option<Timestamp>,
+    /// Before this row.
+    pub before: Option<i64>,
+    /// At most so many.
+    pub limit: u32,
 }
 
 /// A template with its counters.
@@ -158,8 +256,8 @@ pub struct IdempotencyKey {
 pub struct NewSandbox {
     /// The row.
     pub sandbox: Sandbox,
-    /// How many sandboxes its team may have at once.
-    pub concurrent_max: u32,
+    /// What its team may have where it has no limits of its own.
+    pub limits: Limits,
     /// The client's idempotency key.
     pub idempotency: Option<IdempotencyKey>,
     /// What is told of it.
@@ -171,8 +269,10 @@ pub struct NewSandbox {
 pub enum Admission {
     /// It is in the store.
     Accepted,
-    /// The team has as many as it may; nothing changed.
-    QuotaExceeded,
+    /// The team has as much as it may; nothing changed.
+    QuotaExceeded(Exceeded),
+    /// There is no such team, or it is disabled; nothing changed.
+    NoTeam,
     /// The idempotency key was used before; nothing changed.
     Replayed {
         /// What the first request made.
@@ -280,12 +380,12 @@ pub struct EventFilter {
     pub limit: u32,
 }
 
-/// How many sandboxes a team has.
+/// What a team has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TeamUsage {
-    /// Those that count against its quota.
-    pub concurrent: u64,
-    /// Those that run.
+    /// What counts against its quota.
+    pub charged: Usage,
+    /// How many of its sandboxes run.
     pub running: u64,
 }
 
@@ -298,7 +398,19 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Makes sure that the team exists.
     async fn team_ensure(&self, team: &TeamId, name: &str, at: Timestamp) -> Result<()>;
 
-    /// How many sandboxes the team has; zero for an unknown one.
+    /// Adds a team, unless its id or its name is taken. Its usage is none, whatever the row says.
+    async fn team_insert(&self, team: &TeamRow) -> Result<Inserted>;
+
+    /// Changes a team.
+    async fn team_update(&self, team: &TeamId, change: TeamChange) -> Result<TeamChanged>;
+
+    /// One team.
+    async fn team_get(&self, team: &TeamId) -> Result<Option<TeamRow>>;
+
+    /// Every team, oldest first.
+    async fn team_list(&self) -> Result<Vec<TeamRow>>;
+
+    /// What the team has; nothing for an unknown one.
     async fn team_usage(&self, team: &TeamId) -> Result<TeamUsage>;
 
     /// Adds a key, unless its hash is known.
@@ -312,6 +424,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Removes one of the team's keys. Answers whether there was one.
     async fn key_remove(&self, team: &TeamId, key: &KeyId) -> Result<bool>;
+
+    /// Writes when keys were last presented.
+    async fn key_touch(&self, used: Vec<(KeyId, Timestamp)>) -> Result<()>;
 
     /// Adds a template with its first build and its names, unless its owner has a template of one
     /// of these names.
@@ -357,6 +472,16 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// A page of a sandbox's events.
     async fn event_list(&self, filter: &EventFilter) -> Result<Vec<EventRow>>;
+
+    /// Appends audit rows, and gives them their places.
+    async fn audit_append(&self, rows: Vec<AuditRow>) -> Result<()>;
+
+    /// A page of the audit, newest first.
+    async fn audit_list(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>>;
+
+    /// Removes at most `limit` of the oldest audit rows: those from before `before`, and those
+    /// beyond the newest `keep`. Answers how many.
+    async fn audit_prune(&self, before: Timestamp, keep: u64, limit: u32) -> Result<u64>;
 
     /// Removes at most `limit` sandboxes that ended before `before`, with their history, and as
     /// many idempotency keys of that age. Answers how many sandboxes it removed.

@@ -226,7 +226,7 @@ async fn the_same_idempotency_key_makes_one_sandbox() {
 
 #[tokio::test]
 async fn a_quota_is_told_with_when_to_retry() {
-    let world = World::with(|config| config.concurrent_sandboxes_max = 1).await;
+    let world = World::with(|config| config.team_limits.concurrent_sandboxes = 1).await;
     world.create_base().await;
     let answer = world
         .ask(Method::POST, "/v2/sandboxes", r#"{"templateID":"base"}"#)

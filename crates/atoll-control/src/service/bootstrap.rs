@@ -51,6 +51,8 @@ impl ControlPlane {
             masked_end: digested.masked_end,
             is_read_only: false,
             created_at: now,
+            created_by: None,
+            last_used_at: None,
         };
         match inner.store.key_insert(&row).await.map_err(unavailable)? {
             Inserted::Yes | Inserted::AlreadyExists => {}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use atoll_core::error::ErrorKind;
 use atoll_core::id::{Generation, ID_BODY_LEN, SandboxId};
 use atoll_core::lifecycle::{Announcement, Event, step};
+use atoll_core::quota::Exceeded;
 use atoll_core::sandbox::{Desired, EndReason, OnTimeout, Sandbox, SandboxConfig, State};
 use atoll_core::template::Template;
 use atoll_store::store::{Admission, EventRow, IdempotencyKey, Intent, IntentChange, NewSandbox};
@@ -90,7 +91,7 @@ impl Inner {
         let new = NewSandbox {
             events,
             sandbox: row.clone(),
-            concurrent_max: self.config.concurrent_sandboxes_max,
+            limits: self.config.team_limits,
             idempotency,
         };
         let admission = self.store.sandbox_insert(new).await;
@@ -101,7 +102,8 @@ impl Inner {
         }
         match admission.map_err(unavailable)? {
             Admission::Accepted => {}
-            Admission::QuotaExceeded => return Err(self.quota_exceeded()),
+            Admission::QuotaExceeded(exceeded) => return Err(quota_exceeded(exceeded)),
+            Admission::NoTeam => return Err(no_team()),
             Admission::Replayed {
                 sandbox,
                 fingerprint: first,
@@ -130,6 +132,7 @@ impl Inner {
         Sandbox {
             id: SandboxId::from_random(random),
             team: tenant.team.clone(),
+            created_by: Some(tenant.key.clone()),
             config: SandboxConfig {
                 template: template.id.clone(),
                 build: template.build.clone(),
@@ -169,18 +172,6 @@ impl Inner {
         row.state = next.next;
         events.extend(events::announcements(next.effects, row, row.created_at));
         events
-    }
-
-    fn quota_exceeded(&self) -> Error {
-        Error::new(
-            ErrorKind::QuotaExceeded,
-            format!(
-                "you have reached the maximum number of concurrent E2B sandboxes ({}); end one, \
-                 or ask the operator of this installation for a higher limit",
-                self.config.concurrent_sandboxes_max
-            ),
-        )
-        .with_retry_after(QUOTA_RETRY_AFTER)
     }
 
     /// Answers a repeated request with what the first one made.
@@ -250,6 +241,27 @@ impl Inner {
         }
         self.wake(id);
     }
+}
+
+/// The error for a team that has as much as it may.
+pub(super) fn quota_exceeded(exceeded: Exceeded) -> Error {
+    Error::new(
+        ErrorKind::QuotaExceeded,
+        format!(
+            "{exceeded}; end sandboxes, or ask the operator of this installation for a higher \
+             limit"
+        ),
+    )
+    .with_code(code::QUOTA_EXCEEDED)
+    .with_retry_after(QUOTA_RETRY_AFTER)
+}
+
+/// The error for a team that was disabled, or is not there.
+fn no_team() -> Error {
+    Error::new(
+        ErrorKind::PermissionDenied,
+        "this team is disabled or does not exist",
+    )
 }
 
 fn shutting_down(id: &SandboxId) -> Error {

@@ -65,6 +65,8 @@ fn view(row: &KeyRow) -> KeyView {
         masked_end: row.masked_end.clone(),
         scope: scope(row),
         created_at: row.created_at,
+        created_by: row.created_by.clone(),
+        last_used_at: row.last_used_at,
     }
 }
 
@@ -144,6 +146,8 @@ impl ControlPlane {
             masked_end: digested.masked_end,
             is_read_only: scope == Scope::ReadOnly,
             created_at: inner.clock.now(),
+            created_by: Some(tenant.key.clone()),
+            last_used_at: None,
         };
         match inner.store.key_insert(&row).await.map_err(unavailable)? {
             Inserted::Yes => Ok(CreatedKey {

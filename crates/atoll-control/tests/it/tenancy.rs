@@ -69,7 +69,7 @@ async fn another_team_sees_and_touches_nothing() {
 #[tokio::test]
 async fn the_quota_holds_under_concurrent_creates_and_is_given_back() {
     let mut world = World::new();
-    world.config.concurrent_sandboxes_max = 5;
+    world.config.team_limits.concurrent_sandboxes = 5;
     let running = world.start().await;
     let (control, tenant) = (&running.control, &running.tenant);
     let outcomes =

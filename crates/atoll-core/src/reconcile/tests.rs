@@ -23,6 +23,7 @@ fn sandbox(state: State, desired: Desired, node: Option<NodeId>, deadline: Times
     Sandbox {
         id: "isandbox".parse().unwrap(),
         team: "team".parse().unwrap(),
+        created_by: None,
         config: SandboxConfig {
             template: "template".parse().unwrap(),
             build: "build".parse().unwrap(),

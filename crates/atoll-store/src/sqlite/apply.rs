@@ -12,12 +12,12 @@ use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 
 use super::batch::append;
-use super::decode;
+use super::{decode, team};
 use crate::queries;
 use crate::row::{config_to_json, status_name, to_i64};
 use crate::store::{
-    Admission, Error, EventRow, IdempotencyKey, Inserted, Intent, IntentChange, KeyRow, NewSandbox,
-    Removed, Result, Transition,
+    Admission, AuditRow, Error, EventRow, IdempotencyKey, Inserted, Intent, IntentChange, KeyRow,
+    NewSandbox, Removed, Result, TeamChange, TeamChanged, TeamRow, Transition,
 };
 
 /// One write.
@@ -32,11 +32,17 @@ pub(super) enum Write {
         name: String,
         at: Timestamp,
     },
+    TeamInsert(Box<TeamRow>),
+    TeamUpdate {
+        id: TeamId,
+        change: TeamChange,
+    },
     KeyInsert(KeyRow),
     KeyRemove {
         team: TeamId,
         key: KeyId,
     },
+    KeyTouch(Vec<(KeyId, Timestamp)>),
     TemplateInsert(Template),
     TemplateUpdate(Template),
     TemplateSpawned {
@@ -49,6 +55,12 @@ pub(super) enum Write {
     SandboxTransition(Box<Transition>),
     SandboxIntend(Box<Intent>),
     EventAppend(Vec<EventRow>),
+    AuditAppend(Vec<AuditRow>),
+    AuditPrune {
+        before: Timestamp,
+        keep: u64,
+        limit: u32,
+    },
     HistoryPrune {
         before: Timestamp,
         limit: u32,
@@ -63,6 +75,7 @@ pub(super) enum Reply {
     Count(u64),
     Inserted(Inserted),
     Removed(Removed),
+    TeamChanged(TeamChanged),
     Admission(Admission),
     Sandbox(Option<Box<Sandbox>>),
 }
@@ -83,6 +96,7 @@ impl Reply {
     into!(into_count, Count, u64);
     into!(into_inserted, Inserted, Inserted);
     into!(into_removed, Removed, Removed);
+    into!(into_team_changed, TeamChanged, TeamChanged);
     into!(into_admission, Admission, Admission);
 
     pub(super) fn into_unit(self) {
@@ -126,22 +140,12 @@ pub(super) async fn fetch(
 pub(super) async fn apply(tx: &mut SqliteConnection, write: &Write) -> Result<Reply> {
     match write {
         Write::MetaEnsure { name, value } => meta_ensure(tx, name, value).await,
-        Write::TeamEnsure { id, name, at } => {
-            let statement = sqlx::query(queries::TEAM_INSERT)
-                .bind(id.as_str())
-                .bind(name)
-                .bind(at.as_micros());
-            execute(tx, "ensure a team", statement).await?;
-            Ok(Reply::Unit)
-        }
-        Write::KeyInsert(key) => key_insert(tx, key).await,
-        Write::KeyRemove { team, key } => {
-            let statement = sqlx::query(queries::KEY_REMOVE)
-                .bind(team.as_str())
-                .bind(key.as_str());
-            let removed = execute(tx, "remove a key", statement).await?;
-            Ok(Reply::Count(removed))
-        }
+        Write::TeamEnsure { id, name, at } => team::ensure(tx, id, name, *at).await,
+        Write::TeamInsert(team) => team::insert(tx, team).await,
+        Write::TeamUpdate { id, change } => team::update(tx, id, change).await,
+        Write::KeyInsert(key) => team::key_insert(tx, key).await,
+        Write::KeyRemove { team, key } => team::key_remove(tx, team, key).await,
+        Write::KeyTouch(used) => team::key_touch(tx, used).await,
         Write::TemplateInsert(template) => template_insert(tx, template).await,
         Write::TemplateUpdate(template) => template_update(tx, template).await,
         Write::TemplateSpawned { id, count, last } => {
@@ -153,7 +157,7 @@ pub(super) async fn apply(tx: &mut SqliteConnection, write: &Write) -> Result<Re
             Ok(Reply::Unit)
         }
         Write::TemplateRemove(id) => template_remove(tx, id).await,
-        Write::SandboxInsert(_) | Write::SandboxTransition(_) => {
+        Write::SandboxInsert(_) | Write::SandboxTransition(_) | Write::AuditAppend(_) => {
             unreachable!("these are always gathered")
         }
         Write::SandboxIntend(intent) => sandbox_intend(tx, intent).await,
@@ -161,11 +165,24 @@ pub(super) async fn apply(tx: &mut SqliteConnection, write: &Write) -> Result<Re
             append(tx, &events.iter().collect::<Vec<_>>()).await?;
             Ok(Reply::Unit)
         }
+        Write::AuditPrune {
+            before,
+            keep,
+            limit,
+        } => {
+            let statement = sqlx::query(queries::AUDIT_PRUNE)
+                .bind(before.as_micros())
+                .bind(to_i64(*keep))
+                .bind(i64::from(*limit));
+            Ok(Reply::Count(
+                execute(tx, "prune the audit", statement).await?,
+            ))
+        }
         Write::HistoryPrune { before, limit } => history_prune(tx, *before, *limit).await,
     }
 }
 
-fn count_of(row: &SqliteRow) -> Result<i64> {
+pub(super) fn count_of(row: &SqliteRow) -> Result<i64> {
     row.try_get(0).map_err(|source| Error::Database {
         operation: "read a count",
         source,
@@ -185,23 +202,6 @@ async fn meta_ensure(tx: &mut SqliteConnection, name: &str, value: &str) -> Resu
         .try_get(0)
         .map_err(|source| Error::Database { operation, source })?;
     Ok(Reply::Text(text))
-}
-
-async fn key_insert(tx: &mut SqliteConnection, key: &KeyRow) -> Result<Reply> {
-    let statement = sqlx::query(queries::KEY_INSERT)
-        .bind(key.id.as_str())
-        .bind(key.team.as_str())
-        .bind(&key.name)
-        .bind(&key.hash)
-        .bind(&key.masked_start)
-        .bind(&key.masked_end)
-        .bind(i64::from(key.is_read_only))
-        .bind(key.created_at.as_micros());
-    let inserted = match execute(tx, "insert a key", statement).await? {
-        0 => Inserted::AlreadyExists,
-        _ => Inserted::Yes,
-    };
-    Ok(Reply::Inserted(inserted))
 }
 
 async fn template_insert(tx: &mut SqliteConnection, template: &Template) -> Result<Reply> {

@@ -3,7 +3,7 @@
 //! Each statement is a round trip to the thread that owns the connection, which costs more than
 //! the statement itself. So the writes of a group that only concern their own sandbox are gathered
 //! and carried out kind by kind: all transitions in one execution, all new rows in one `INSERT`,
-//! all events in one, and a team's counters once.
+//! all events in one, and a team's sums once.
 //!
 //! Invariants:
 //! - Gathered writes concern different sandboxes and different idempotency keys, so their order
@@ -16,18 +16,18 @@ use std::sync::LazyLock;
 
 use atoll_core::id::{SandboxId, TeamId};
 use atoll_core::lifecycle::state_name;
-use atoll_core::quota::is_counted;
+use atoll_core::quota::{Charge, Usage, admit};
 use atoll_core::sandbox::{EndReason, Sandbox, State};
 use atoll_core::time::Timestamp;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 
 use super::apply::{self, Reply, Write, execute};
-use super::decode;
+use super::{decode, team};
 use crate::queries;
 use crate::row::{config_to_json, desired_name, fields_to_json, reason_name, to_i64};
 use crate::store::{
-    Admission, Error, EventRow, Intent, IntentChange, NewSandbox, Result, Transition,
+    Admission, AuditRow, Error, EventRow, Intent, IntentChange, NewSandbox, Result, Transition,
 };
 
 /// How many writes one statement's text is made for, longest first.
@@ -44,6 +44,7 @@ static STOPS: Texts = LazyLock::new(|| LENGTHS.map(|n| repeated(queries::SANDBOX
 static SANDBOXES: Texts = LazyLock::new(|| LENGTHS.map(|n| more_rows(queries::SANDBOX_INSERT, n)));
 static LABELS: Texts = LazyLock::new(|| LENGTHS.map(|n| more_rows(queries::LABEL_INSERT, n)));
 static EVENTS: Texts = LazyLock::new(|| LENGTHS.map(|n| more_rows(queries::EVENT_INSERT, n)));
+static AUDIT: Texts = LazyLock::new(|| LENGTHS.map(|n| more_rows(queries::AUDIT_INSERT, n)));
 
 /// Appends `text` with its placeholders moved up by `by`; answers the highest one of `text`.
 fn push_shifted(target: &mut String, text: &str, by: usize) -> usize {
@@ -130,6 +131,8 @@ struct Batch<'w> {
     transitions: Vec<(usize, &'w Transition)>,
     stops: Vec<(usize, &'w Intent, EndReason)>,
     inserts: Vec<(usize, &'w NewSandbox)>,
+    /// What is told of requests: it concerns no other write.
+    audit: Vec<&'w AuditRow>,
 }
 
 impl<'w> Batch<'w> {
@@ -146,6 +149,7 @@ impl<'w> Batch<'w> {
                         !self.keys.contains(&key)
                     })
             }
+            Write::AuditAppend(_) => true,
             _ => self.sandboxes.is_empty(),
         }
     }
@@ -171,6 +175,7 @@ impl<'w> Batch<'w> {
                 }
                 self.inserts.push((index, new));
             }
+            Write::AuditAppend(rows) => self.audit.extend(rows),
             _ => return false,
         }
         true
@@ -182,7 +187,8 @@ impl<'w> Batch<'w> {
         transition_all(tx, &self.transitions, replies, &mut events).await?;
         stop_all(tx, &self.stops, replies, &mut events).await?;
         insert_all(tx, &self.inserts, replies, &mut events).await?;
-        append(tx, &events).await
+        append(tx, &events).await?;
+        append_audit(tx, &self.audit).await
     }
 }
 
@@ -217,15 +223,16 @@ async fn transition_all<'w>(
         }
         fetch_sandboxes(tx, "change a sandbox's state", statement, &mut found).await?;
     }
-    let mut counts: BTreeMap<&TeamId, (i64, i64)> = BTreeMap::new();
+    let mut moves: BTreeMap<&TeamId, Move> = BTreeMap::new();
     for (index, change) in changes {
         let row = found.remove(&change.id);
         if let Some(row) = &row {
             let (before, _) = change.expected;
-            let delta = |is: fn(State) -> bool| i64::from(is(change.next)) - i64::from(is(before));
-            let count = counts.entry(&change.team).or_default();
-            count.0 += delta(is_counted);
-            count.1 += delta(|state| state == State::Running);
+            let moved = moves.entry(&change.team).or_default();
+            moved.lost = moved.lost.saturating_add(row.charge_in(before));
+            moved.gained = moved.gained.saturating_add(row.charge_in(change.next));
+            moved.running += i64::from(change.next == State::Running);
+            moved.running -= i64::from(before == State::Running);
             if change.next == State::Stopped && !row.config.metadata.is_empty() {
                 let labels = sqlx::query(queries::LABELS_DELETE).bind(change.id.as_str());
                 execute(tx, "remove a sandbox's labels", labels).await?;
@@ -234,15 +241,38 @@ async fn transition_all<'w>(
         }
         replies[*index] = Reply::Sandbox(row.map(Box::new));
     }
-    for (team, (concurrent, running)) in counts {
-        if (concurrent, running) != (0, 0) {
-            let count = sqlx::query(queries::TEAM_COUNT)
-                .bind(team.as_str())
-                .bind(concurrent)
-                .bind(running);
-            execute(tx, "count a team's sandboxes", count).await?;
-        }
+    for (team, moved) in moves {
+        count(tx, team, moved).await?;
     }
+    Ok(())
+}
+
+/// By how much a team's sums move.
+#[derive(Debug, Default)]
+struct Move {
+    gained: Charge,
+    lost: Charge,
+    running: i64,
+}
+
+async fn count(tx: &mut SqliteConnection, team: &TeamId, moved: Move) -> Result<()> {
+    let Move {
+        gained,
+        lost,
+        running,
+    } = moved;
+    if gained == lost && running == 0 {
+        return Ok(());
+    }
+    let by = |gained: u64, lost: u64| to_i64(gained).saturating_sub(to_i64(lost));
+    let statement = sqlx::query(queries::TEAM_COUNT)
+        .bind(team.as_str())
+        .bind(by(gained.places, lost.places))
+        .bind(by(gained.cpu_millis, lost.cpu_millis))
+        .bind(by(gained.memory_mib, lost.memory_mib))
+        .bind(by(gained.disk_mib, lost.disk_mib))
+        .bind(running);
+    execute(tx, "count a team's sandboxes", statement).await?;
     Ok(())
 }
 
@@ -308,12 +338,11 @@ async fn insert_all<'w>(
     }
     let mut accepted = Vec::with_capacity(inserts.len());
     for (team, wanted) in by_team {
-        for (index, _) in &wanted {
-            replies[*index] = Reply::Admission(Admission::QuotaExceeded);
-        }
-        for (index, new) in admit(tx, team, wanted).await? {
-            replies[index] = Reply::Admission(Admission::Accepted);
-            accepted.push(new);
+        for (index, new, admission) in admit_all(tx, team, wanted).await? {
+            if admission == Admission::Accepted {
+                accepted.push(new);
+            }
+            replies[index] = Reply::Admission(admission);
         }
     }
     insert_rows(tx, &accepted).await?;
@@ -326,37 +355,37 @@ async fn insert_all<'w>(
     Ok(())
 }
 
-/// Takes places of the team's quota. Answers who got one.
-async fn admit<'w>(
+/// Takes of the team's quota for one after the other, and writes the sum once. The row was read in
+/// this transaction, and there is one writer: what was free is free.
+async fn admit_all<'w>(
     tx: &mut SqliteConnection,
     team: &TeamId,
     wanted: Vec<(usize, &'w NewSandbox)>,
-) -> Result<Vec<(usize, &'w NewSandbox)>> {
-    let most = wanted.iter().map(|(_, new)| new.concurrent_max).min();
-    if try_admit(tx, team, wanted.len(), most.unwrap_or(0)).await? {
-        return Ok(wanted);
-    }
-    let mut admitted = Vec::new();
-    for (index, new) in wanted {
-        if try_admit(tx, team, 1, new.concurrent_max).await? {
-            admitted.push((index, new));
+) -> Result<Vec<(usize, &'w NewSandbox, Admission)>> {
+    let row = team::get(tx, team).await?.filter(|row| !row.is_disabled);
+    let mut gained = Usage::default();
+    let decided = wanted.into_iter().map(|(index, new)| {
+        let Some(row) = &row else {
+            return (index, new, Admission::NoTeam);
+        };
+        let limits = row.overrides.over(new.limits);
+        let more = new.sandbox.charge_in(new.sandbox.state);
+        let used = row.usage.charged.saturating_add(gained);
+        match admit(limits, used, more) {
+            Ok(_) => {
+                gained = gained.saturating_add(more);
+                (index, new, Admission::Accepted)
+            }
+            Err(exceeded) => (index, new, Admission::QuotaExceeded(exceeded)),
         }
-    }
-    Ok(admitted)
-}
-
-/// Takes so many places of the team's quota, or none.
-async fn try_admit(
-    tx: &mut SqliteConnection,
-    team: &TeamId,
-    count: usize,
-    most: u32,
-) -> Result<bool> {
-    let statement = sqlx::query(queries::TEAM_ADMIT)
-        .bind(team.as_str())
-        .bind(i64::from(most))
-        .bind(i64::try_from(count).unwrap_or(i64::MAX));
-    Ok(execute(tx, "admit a sandbox", statement).await? > 0)
+    });
+    let decided: Vec<_> = decided.collect();
+    let moved = Move {
+        gained,
+        ..Move::default()
+    };
+    count(tx, team, moved).await?;
+    Ok(decided)
 }
 
 async fn insert_rows(tx: &mut SqliteConnection, new: &[&NewSandbox]) -> Result<()> {
@@ -408,6 +437,7 @@ fn bind_row<'q>(statement: Statement<'q>, sandbox: &'q Sandbox) -> Statement<'q>
         .bind(sandbox.updated_at.as_micros())
         .bind(sandbox.ended.map(|(at, _)| at.as_micros()))
         .bind(sandbox.last_error.as_deref())
+        .bind(sandbox.created_by.as_ref().map(|key| key.as_str()))
 }
 
 /// Appends events in their order.
@@ -425,6 +455,27 @@ pub(super) async fn append(tx: &mut SqliteConnection, events: &[&EventRow]) -> R
                 .bind(fields_to_json(&event.fields));
         }
         execute(tx, "append events", statement).await?;
+    }
+    Ok(())
+}
+
+async fn append_audit(tx: &mut SqliteConnection, rows: &[&AuditRow]) -> Result<()> {
+    for (text, piece) in pieces(&AUDIT, rows) {
+        let mut statement = sqlx::query(text);
+        for row in piece {
+            statement = statement
+                .bind(row.at.as_micros())
+                .bind(row.team.as_ref().map(TeamId::as_str))
+                .bind(row.actor.as_str())
+                .bind(row.operation.as_str())
+                .bind(row.object.as_deref())
+                .bind(row.outcome.as_str())
+                .bind(row.address.as_deref())
+                .bind(row.agent.as_deref())
+                .bind(row.trace.as_deref())
+                .bind(to_i64(row.left_out));
+        }
+        execute(tx, "append to the audit", statement).await?;
     }
     Ok(())
 }

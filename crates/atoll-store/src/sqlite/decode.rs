@@ -1,7 +1,11 @@
 //! Rows into domain values.
 
+use std::num::NonZeroU32;
+use std::str::FromStr;
+
 use atoll_core::id::Generation;
 use atoll_core::lifecycle::state_from_name;
+use atoll_core::quota::{Overrides, Rate, Usage};
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::{EndReason, Sandbox};
 use atoll_core::template::Template;
@@ -13,7 +17,7 @@ use crate::row::{
     config_from_json, corrupt, desired_from_name, fields_from_json, parse, reason_from_name,
     status_from_name,
 };
-use crate::store::{Error, EventRow, KeyRow, Result, TemplateRow};
+use crate::store::{AuditRow, Error, EventRow, KeyRow, Result, TeamRow, TeamUsage, TemplateRow};
 
 fn column<'r, T>(row: &'r SqliteRow, index: usize) -> Result<T>
 where
@@ -43,6 +47,30 @@ fn unsigned<T: TryFrom<i64>>(
 ) -> Result<T> {
     let number: i64 = column(row, index)?;
     T::try_from(number).map_err(|_| corrupt(table, id, format!("{number} is out of range")))
+}
+
+/// A number that may be missing.
+fn optional<T: TryFrom<i64>>(
+    row: &SqliteRow,
+    index: usize,
+    table: &'static str,
+    id: &str,
+) -> Result<Option<T>> {
+    let number: Option<i64> = column(row, index)?;
+    match number {
+        None => Ok(None),
+        Some(_) => unsigned(row, index, table, id).map(Some),
+    }
+}
+
+/// An id that may be missing.
+fn optional_id<T>(row: &SqliteRow, index: usize, table: &'static str, id: &str) -> Result<Option<T>>
+where
+    T: FromStr,
+    T::Err: std::fmt::Display,
+{
+    let text: Option<&str> = column(row, index)?;
+    text.map(|text| parse(table, id, text)).transpose()
 }
 
 /// Reads the columns of `sandbox_columns!`, in their order.
@@ -79,6 +107,7 @@ pub(super) fn sandbox(row: &SqliteRow) -> Result<Sandbox> {
         updated_at: time(row, 14)?,
         ended: ended_at.map(|at| (at, stop_reason.unwrap_or(EndReason::Failed))),
         last_error: column(row, 16)?,
+        created_by: optional_id(row, 17, TABLE, id)?,
     })
 }
 
@@ -95,6 +124,75 @@ pub(super) fn key(row: &SqliteRow) -> Result<KeyRow> {
         masked_end: column(row, 5)?,
         is_read_only: read_only != 0,
         created_at: time(row, 7)?,
+        created_by: optional_id(row, 8, TABLE, id)?,
+        last_used_at: optional_time(row, 9)?,
+    })
+}
+
+/// Reads the columns of `team_columns!`, in their order.
+pub(super) fn team(row: &SqliteRow) -> Result<TeamRow> {
+    const TABLE: &str = "teams";
+    let id: &str = column(row, 0)?;
+    let disabled: i64 = column(row, 3)?;
+    Ok(TeamRow {
+        id: parse(TABLE, id, id)?,
+        name: column(row, 1)?,
+        is_disabled: disabled != 0,
+        created_at: time(row, 2)?,
+        overrides: Overrides {
+            concurrent_sandboxes: optional(row, 4, TABLE, id)?,
+            cpu_millis: optional(row, 5, TABLE, id)?,
+            memory_mib: optional(row, 6, TABLE, id)?,
+            disk_mib: optional(row, 7, TABLE, id)?,
+            creates: rate(row, 8, id)?,
+            requests: rate(row, 10, id)?,
+        },
+        usage: TeamUsage {
+            charged: Usage {
+                places: sum(row, 12)?,
+                cpu_millis: sum(row, 13)?,
+                memory_mib: sum(row, 14)?,
+                disk_mib: sum(row, 15)?,
+            },
+            running: sum(row, 16)?,
+        },
+    })
+}
+
+/// A sum that is moved by differences. Below nothing there is nothing: a team must not become
+/// unreadable by it.
+fn sum(row: &SqliteRow, index: usize) -> Result<u64> {
+    let number: i64 = column(row, index)?;
+    Ok(u64::try_from(number).unwrap_or(0))
+}
+
+/// A rate in two columns; one alone is none.
+fn rate(row: &SqliteRow, index: usize, id: &str) -> Result<Option<Rate>> {
+    const TABLE: &str = "teams";
+    let number = |index| -> Result<Option<NonZeroU32>> {
+        Ok(optional(row, index, TABLE, id)?.and_then(NonZeroU32::new))
+    };
+    let both = number(index)?.zip(number(index + 1)?);
+    Ok(both.map(|(per_second, burst)| Rate { per_second, burst }))
+}
+
+/// Reads the place and the columns of `audit_columns!`, in their order.
+pub(super) fn audit(row: &SqliteRow) -> Result<AuditRow> {
+    const TABLE: &str = "audit";
+    let seq: i64 = column(row, 0)?;
+    let id = seq.to_string();
+    Ok(AuditRow {
+        seq,
+        at: time(row, 1)?,
+        team: optional_id(row, 2, TABLE, &id)?,
+        actor: column(row, 3)?,
+        operation: column(row, 4)?,
+        object: column(row, 5)?,
+        outcome: column(row, 6)?,
+        address: column(row, 7)?,
+        agent: column(row, 8)?,
+        trace: column(row, 9)?,
+        left_out: unsigned(row, 10, TABLE, &id)?,
     })
 }
 

@@ -1,5 +1,7 @@
 //! Brings the schema up to date, forward only.
 
+use std::collections::BTreeSet;
+
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection as _, Row as _};
 
@@ -7,11 +9,18 @@ use crate::queries;
 use crate::store::{Error, Result};
 
 /// Every schema change, in order: version, name, text.
-const MIGRATIONS: &[(i64, &str, &str)] = &[(
-    1,
-    "initial",
-    include_str!("../../migrations/sqlite/0001_initial.sql"),
-)];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (
+        1,
+        "initial",
+        include_str!("../../migrations/sqlite/0001_initial.sql"),
+    ),
+    (
+        4,
+        "teams and audit",
+        include_str!("../../migrations/sqlite/0004_teams_audit.sql"),
+    ),
+];
 
 /// Applies what the file lacks, each change in a transaction of its own.
 pub(super) async fn run(connection: &mut SqliteConnection) -> Result<()> {
@@ -23,16 +32,22 @@ pub(super) async fn run(connection: &mut SqliteConnection) -> Result<()> {
         .execute(&mut *connection)
         .await
         .map_err(failed)?;
-    let found: i64 = sqlx::query(queries::SCHEMA_CURRENT)
-        .fetch_one(&mut *connection)
+    // Each by itself, not by the highest number: changes may reach a file in another order than
+    // they were numbered in.
+    let applied: BTreeSet<i64> = sqlx::query(queries::SCHEMA_APPLIED)
+        .fetch_all(&mut *connection)
         .await
-        .and_then(|row| row.try_get(0))
+        .and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect())
         .map_err(failed)?;
+    let found = applied.last().copied().unwrap_or(0);
     let known = MIGRATIONS.last().map_or(0, |(version, _, _)| *version);
     if found > known {
         return Err(Error::SchemaTooNew { found, known });
     }
-    for (version, name, text) in MIGRATIONS.iter().filter(|(version, ..)| *version > found) {
+    let missing = MIGRATIONS
+        .iter()
+        .filter(|(version, ..)| !applied.contains(version));
+    for (version, name, text) in missing {
         let mut tx = connection.begin().await.map_err(failed)?;
         sqlx::raw_sql(*text)
             .execute(&mut *tx)

@@ -13,7 +13,8 @@ use sqlx::{AssertSqlSafe, Row as _};
 use super::decode;
 use crate::queries;
 use crate::store::{
-    Error, EventFilter, EventRow, KeyRow, Result, SandboxFilter, TeamUsage, TemplateRow,
+    AuditFilter, AuditRow, Error, EventFilter, EventRow, KeyRow, Result, SandboxFilter, TeamRow,
+    TemplateRow,
 };
 
 type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
@@ -45,22 +46,15 @@ pub(super) async fn ping(pool: &SqlitePool) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn team_usage(pool: &SqlitePool, team: &TeamId) -> Result<TeamUsage> {
-    let operation = "count a team's sandboxes";
-    let statement = sqlx::query(queries::TEAM_USAGE).bind(team.as_str());
-    let Some(row) = one(pool, operation, statement).await? else {
-        return Ok(TeamUsage::default());
-    };
-    let count = |index| {
-        let number: i64 = row
-            .try_get(index)
-            .map_err(|source| Error::Database { operation, source })?;
-        Ok(u64::try_from(number).unwrap_or(0))
-    };
-    Ok(TeamUsage {
-        concurrent: count(0)?,
-        running: count(1)?,
-    })
+pub(super) async fn team_get(pool: &SqlitePool, team: &TeamId) -> Result<Option<TeamRow>> {
+    let statement = sqlx::query(queries::TEAM_GET).bind(team.as_str());
+    let row = one(pool, "get a team", statement).await?;
+    row.as_ref().map(decode::team).transpose()
+}
+
+pub(super) async fn team_list(pool: &SqlitePool) -> Result<Vec<TeamRow>> {
+    let rows = all(pool, "list teams", sqlx::query(queries::TEAM_LIST)).await?;
+    rows.iter().map(decode::team).collect()
 }
 
 pub(super) async fn key_find(pool: &SqlitePool, hash: &str) -> Result<Option<KeyRow>> {
@@ -254,6 +248,54 @@ pub(super) async fn event_list(pool: &SqlitePool, filter: &EventFilter) -> Resul
     }
     let rows = all(pool, "list events", statement.bind(i64::from(filter.limit))).await?;
     rows.iter().map(decode::event).collect()
+}
+
+fn audit_text(filter: &AuditFilter) -> String {
+    let mut clauses = Clauses::new(queries::AUDIT_LIST, 1);
+    for (is_set, text) in [
+        (filter.team.is_some(), " AND team = "),
+        (filter.actor.is_some(), " AND actor = "),
+        (filter.operation.is_some(), " AND operation = "),
+        (filter.object.is_some(), " AND object = "),
+        (filter.outcome.is_some(), " AND outcome = "),
+        (filter.start.is_some(), " AND at >= "),
+        (filter.end.is_some(), " AND at < "),
+    ] {
+        if is_set {
+            clauses.push(text);
+        }
+    }
+    clauses.push(" ORDER BY seq DESC LIMIT ");
+    clauses.text
+}
+
+pub(super) async fn audit_list(pool: &SqlitePool, filter: &AuditFilter) -> Result<Vec<AuditRow>> {
+    let before = filter.before.unwrap_or(i64::MAX);
+    let mut statement = sqlx::query(AssertSqlSafe(audit_text(filter))).bind(before);
+    if let Some(team) = &filter.team {
+        statement = statement.bind(team.as_str());
+    }
+    for text in [
+        &filter.actor,
+        &filter.operation,
+        &filter.object,
+        &filter.outcome,
+    ]
+    .into_iter()
+    .flatten()
+    {
+        statement = statement.bind(text);
+    }
+    for time in [filter.start, filter.end].into_iter().flatten() {
+        statement = statement.bind(time.as_micros());
+    }
+    let rows = all(
+        pool,
+        "list the audit",
+        statement.bind(i64::from(filter.limit)),
+    )
+    .await?;
+    rows.iter().map(decode::audit).collect()
 }
 
 /// A LIKE pattern that matches the text itself anywhere.

@@ -10,6 +10,9 @@ use crate::client::segment;
 use crate::commands::sandbox::client;
 use crate::output;
 
+/// The columns of `key list`.
+const HEADINGS: [&str; 6] = ["ID", "NAME", "KEY", "SCOPE", "CREATED", "LAST USED"];
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Key {
@@ -17,6 +20,9 @@ struct Key {
     name: String,
     mask: Mask,
     created_at: String,
+    last_used: Option<String>,
+    #[serde(default)]
+    read_only: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -61,16 +67,26 @@ pub(crate) async fn run(command: KeyCommand) -> anyhow::Result<()> {
                     name,
                     mask,
                     created_at,
+                    last_used,
+                    read_only,
                 } = serde_json::from_value(key)?;
                 let Mask {
                     prefix,
                     masked_value_prefix: start,
                     masked_value_suffix: end,
                 } = mask;
-                Ok(vec![id, name, format!("{prefix}{start}…{end}"), created_at])
+                let scope = if read_only { "read-only" } else { "full" };
+                Ok(vec![
+                    id,
+                    name,
+                    format!("{prefix}{start}…{end}"),
+                    scope.to_owned(),
+                    created_at,
+                    last_used.unwrap_or_else(|| "-".to_owned()),
+                ])
             });
             let rows = rows.collect::<anyhow::Result<Vec<_>>>()?;
-            output::line(&output::table(&["ID", "NAME", "KEY", "CREATED"], &rows))
+            output::line(&output::table(&HEADINGS, &rows))
         }
         KeyCommand::Revoke { server, id } => {
             let path = format!("/api-keys/{}", segment(&id));
