@@ -1,15 +1,17 @@
-//! What is written into a sandbox's history.
+//! What is written into the history of sandboxes, nodes and the fleet.
+//!
+//! An event that tells of a change is written in that change's transaction; the others go through
+//! `Store::event_append`. Everything that subscribers see begins here.
 
 use std::collections::BTreeMap;
 
+use atoll_core::event::{EventKind, Subject};
+use atoll_core::id::TeamId;
 use atoll_core::lifecycle::{Announcement, Effect};
 use atoll_core::placement::Placed;
 use atoll_core::sandbox::{EndReason, Sandbox};
 use atoll_core::time::Timestamp;
 use atoll_store::store::EventRow;
-
-/// The kind of a line about a sandbox that is no change of its own.
-pub(crate) const LOG: &str = "log";
 
 /// Text of an end reason, for people and fields.
 pub(crate) const fn reason_text(reason: EndReason) -> &'static str {
@@ -27,15 +29,34 @@ pub(crate) const fn reason_text(reason: EndReason) -> &'static str {
 pub(crate) fn event(
     sandbox: &Sandbox,
     at: Timestamp,
-    kind: &str,
+    kind: EventKind,
+    level: &str,
+    message: impl Into<String>,
+) -> EventRow {
+    about(
+        Subject::Sandbox(sandbox.id.clone()),
+        Some(sandbox.team.clone()),
+        at,
+        kind,
+        level,
+        message,
+    )
+}
+
+/// One event about anything.
+pub(crate) fn about(
+    subject: Subject,
+    team: Option<TeamId>,
+    at: Timestamp,
+    kind: EventKind,
     level: &str,
     message: impl Into<String>,
 ) -> EventRow {
     EventRow {
-        sandbox: sandbox.id.clone(),
-        team: sandbox.team.clone(),
+        subject,
+        team,
         at,
-        kind: kind.to_owned(),
+        kind,
         level: level.to_owned(),
         message: message.into(),
         fields: BTreeMap::new(),
@@ -55,7 +76,13 @@ pub(crate) fn placed(row: &Sandbox, at: Timestamp, placed: &Placed) -> EventRow 
         .iter()
         .map(|candidate| candidate.node.as_str())
         .collect();
-    let mut line = event(row, at, "sandbox.placed", "info", placed.reason.clone());
+    let mut line = event(
+        row,
+        at,
+        EventKind::SandboxPlaced,
+        "info",
+        placed.reason.clone(),
+    );
     line = with(line, "node", placed.node.as_str());
     line = with(line, "score", placed.score.to_string());
     if !alternatives.is_empty() {
@@ -81,7 +108,7 @@ pub(crate) fn announce(sandbox: &Sandbox, at: Timestamp, announcement: Announcem
             ("error", format!("sandbox failed: {detail}"))
         }
     };
-    let mut row = event(sandbox, at, announcement.as_str(), level, message);
+    let mut row = event(sandbox, at, announcement.into(), level, message);
     row = with(row, "generation", sandbox.generation.to_string());
     if let Some(node) = &sandbox.node {
         row = with(row, "node", node.as_str());

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod event;
 pub mod heartbeat;
 pub mod id;
 pub mod lifecycle;

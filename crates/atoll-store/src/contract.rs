@@ -1,10 +1,12 @@
 //! What every store must do: one suite, run against each.
 
+mod event;
 mod teams;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
+use atoll_core::event::{EventKind, Subject};
 use atoll_core::id::{Generation, SandboxId, TeamId, TemplateId};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::quota::{Limits, Rate};
@@ -13,6 +15,10 @@ use atoll_core::sandbox::{Desired, EndReason, OnTimeout, Sandbox, SandboxConfig,
 use atoll_core::template::{BuildStatus, Template};
 use atoll_core::time::Timestamp;
 
+use self::event::{
+    a_reader_that_is_behind_what_was_pruned_is_told, events_are_read_in_the_order_of_their_cursors,
+    subscribers_find_their_cursors_again, the_head_moves_with_what_is_committed,
+};
 use crate::memory::MemStore;
 use crate::sqlite::SqliteStore;
 use crate::store::{
@@ -39,7 +45,10 @@ macro_rules! contract {
                 a_start_moves_the_deadline, an_unwanted_sandbox_takes_no_intent,
                 an_expiry_loses_against_an_extension, listing_orders_filters_and_pages,
                 events_keep_their_order_and_are_searched, history_is_pruned_with_its_sandbox,
-                live_sandboxes_are_paged);
+                live_sandboxes_are_paged, events_are_read_in_the_order_of_their_cursors,
+                the_head_moves_with_what_is_committed,
+                a_reader_that_is_behind_what_was_pruned_is_told,
+                subscribers_find_their_cursors_again);
         }
     };
     (@checks $make:expr, $($($part:ident)::+),+) => {
@@ -121,10 +130,10 @@ fn sandbox(id: &str) -> Sandbox {
 
 fn event(id: &str, second: i64, message: &str) -> EventRow {
     EventRow {
-        sandbox: id.parse().unwrap(),
-        team: team(),
+        subject: Subject::Sandbox(id.parse().unwrap()),
+        team: Some(team()),
         at: at(second),
-        kind: "sandbox.updated".to_owned(),
+        kind: EventKind::SandboxUpdated,
         level: "info".to_owned(),
         message: message.to_owned(),
         fields: BTreeMap::from([("node".to_owned(), "n".to_owned())]),
@@ -225,7 +234,7 @@ fn filter() -> SandboxFilter {
 
 fn history(id: &SandboxId) -> EventFilter {
     EventFilter {
-        sandbox: id.clone(),
+        subject: Subject::Sandbox(id.clone()),
         start: None,
         is_ascending: true,
         levels: Vec::new(),
@@ -501,7 +510,7 @@ async fn events_keep_their_order_and_are_searched(store: &dyn Store) {
     store.event_append(lines).await.unwrap();
     let texts = async |filter: EventFilter| -> Vec<String> {
         let rows = store.event_list(&filter).await.unwrap();
-        rows.into_iter().map(|row| row.message).collect()
+        rows.into_iter().map(|row| row.event.message).collect()
     };
     let all = history(&row.id);
     assert_eq!(

@@ -7,16 +7,18 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use atoll_core::event::Cursor;
 use atoll_core::id::{KeyId, SandboxId, TeamId, TemplateId};
 use atoll_core::quota::{Overrides, admit};
 use atoll_core::sandbox::{Desired, EndReason, Sandbox, State};
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
+use tokio::sync::watch;
 
 use crate::store::{
-    Admission, AuditFilter, AuditRow, EventFilter, EventRow, Inserted, Intent, IntentChange,
-    KeyRow, NewSandbox, Removed, Result, SandboxFilter, Store, TeamChange, TeamChanged, TeamRow,
-    TeamUsage, TemplateRow, Transition,
+    Admission, AuditFilter, AuditRow, EventFilter, EventGap, EventPage, EventQuery, EventRow,
+    Inserted, Intent, IntentChange, KeyRow, NewSandbox, Removed, Result, SandboxFilter, Store,
+    StoredEvent, TeamChange, TeamChanged, TeamRow, TeamUsage, TemplateRow, Transition,
 };
 
 #[derive(Debug, Default)]
@@ -26,7 +28,12 @@ struct Tables {
     keys: BTreeMap<String, KeyRow>,
     templates: BTreeMap<TemplateId, TemplateRow>,
     sandboxes: BTreeMap<SandboxId, Sandbox>,
-    events: Vec<EventRow>,
+    events: Vec<StoredEvent>,
+    /// The newest event that ever was.
+    head: Cursor,
+    /// The highest cursor that was pruned.
+    pruned: Cursor,
+    cursors: BTreeMap<String, Cursor>,
     idempotency: BTreeMap<(TeamId, String), (String, SandboxId, Timestamp)>,
     audit: Vec<AuditRow>,
     audit_written: i64,
@@ -36,11 +43,23 @@ struct Tables {
 #[derive(Debug, Default)]
 pub struct MemStore {
     tables: Mutex<Tables>,
+    head: watch::Sender<Cursor>,
 }
 
 impl MemStore {
     fn tables(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the tables, then tells of the events that this brought.
+    fn change<T>(&self, change: impl FnOnce(&mut Tables) -> T) -> T {
+        let mut tables = self.tables();
+        let changed = change(&mut tables);
+        let newest = tables.head;
+        // Under the lock, so that the head never moves back.
+        self.head
+            .send_if_modified(|head| std::mem::replace(head, newest) != newest);
+        changed
     }
 }
 
@@ -88,7 +107,7 @@ impl Tables {
             let value = (fingerprint, sandbox.id.clone(), sandbox.created_at);
             self.idempotency.insert(key, value);
         }
-        self.events.extend(new.events);
+        self.record(new.events);
         self.sandboxes.insert(sandbox.id.clone(), sandbox);
         Admission::Accepted
     }
@@ -121,7 +140,7 @@ impl Tables {
         row.updated_at = change.at;
         let row = row.clone();
         self.count(&row, &change.team, change.expected.0, change.next);
-        self.events.extend(change.events);
+        self.record(change.events);
         Some(row)
     }
 
@@ -148,7 +167,7 @@ impl Tables {
         }
         row.updated_at = intent.at;
         let row = row.clone();
-        self.events.extend(intent.events);
+        self.record(intent.events);
         Some(row)
     }
 
@@ -186,29 +205,79 @@ impl Tables {
         rows.into_iter().map(|(_, row)| row.clone()).collect()
     }
 
-    fn history(&self, filter: &EventFilter) -> Vec<EventRow> {
+    fn record(&mut self, events: Vec<EventRow>) {
+        for event in events {
+            self.head = Cursor::new(self.head.get() + 1);
+            self.events.push(StoredEvent {
+                cursor: self.head,
+                event,
+            });
+        }
+    }
+
+    fn after(&self, after: Cursor, query: &EventQuery, limit: u32) -> EventPage {
+        let first = self.events.partition_point(|event| event.cursor <= after);
+        let events: Vec<_> = self.events[first..]
+            .iter()
+            .filter(|stored| query.matches(&stored.event))
+            .take(size(limit))
+            .cloned()
+            .collect();
+        let next = match events.last() {
+            Some(last) if events.len() >= size(limit) => last.cursor,
+            Some(_) | None => self.head.max(after),
+        };
+        EventPage { events, next }
+    }
+
+    fn gap(&self, after: Cursor) -> Option<EventGap> {
+        let through = self.pruned;
+        if through <= after {
+            return None;
+        }
+        let is_between = |event: &&StoredEvent| event.cursor > after && event.cursor <= through;
+        let left = self.events.iter().filter(is_between).count() as u64;
+        Some(EventGap {
+            through,
+            missed: (through.get() - after.get()).saturating_sub(left),
+        })
+    }
+
+    /// Removes the events for which `is_old` holds.
+    fn forget(&mut self, is_old: impl Fn(&EventRow) -> bool) {
+        let pruned = &mut self.pruned;
+        self.events.retain(|stored| {
+            let is_old = is_old(&stored.event);
+            if is_old {
+                *pruned = (*pruned).max(stored.cursor);
+            }
+            !is_old
+        });
+    }
+
+    fn history(&self, filter: &EventFilter) -> Vec<StoredEvent> {
         // Matching is without regard to the case of ASCII letters, as the databases' LIKE is.
         let search = filter.search.as_ref().map(|text| text.to_ascii_lowercase());
         let mut rows: Vec<_> = self
             .events
             .iter()
-            .filter(|event| event.sandbox == filter.sandbox)
-            .filter(|event| match filter.start {
+            .filter(|StoredEvent { event, .. }| event.subject == filter.subject)
+            .filter(|StoredEvent { event, .. }| match filter.start {
                 None => true,
                 Some(start) if filter.is_ascending => event.at >= start,
                 Some(start) => event.at <= start,
             })
-            .filter(|event| {
+            .filter(|StoredEvent { event, .. }| {
                 filter.levels.is_empty() || filter.levels.contains(&event.level.as_str())
             })
-            .filter(|event| {
+            .filter(|StoredEvent { event, .. }| {
                 search
                     .as_ref()
                     .is_none_or(|text| event.message.to_ascii_lowercase().contains(text))
             })
             .collect();
         // Stable, so that events of one instant keep the order of their commits.
-        rows.sort_by_key(|event| event.at);
+        rows.sort_by_key(|stored| stored.event.at);
         if !filter.is_ascending {
             rows.reverse();
         }
@@ -228,8 +297,9 @@ impl Tables {
         ended.truncate(size(limit));
         for (_, id) in &ended {
             self.sandboxes.remove(id);
-            self.events.retain(|event| event.sandbox != *id);
+            self.forget(|event| event.subject.sandbox() == Some(id));
         }
+        self.forget(|event| event.subject.sandbox().is_none() && event.at < before);
         self.idempotency.retain(|_, (_, _, at)| *at >= before);
         ended.len() as u64
     }
@@ -438,7 +508,7 @@ impl Store for MemStore {
     }
 
     async fn sandbox_insert(&self, new: NewSandbox) -> Result<Admission> {
-        Ok(self.tables().insert(new))
+        Ok(self.change(|tables| tables.insert(new)))
     }
 
     async fn sandbox_get(&self, id: &SandboxId) -> Result<Option<Sandbox>> {
@@ -465,20 +535,46 @@ impl Store for MemStore {
     }
 
     async fn sandbox_transition(&self, transition: Transition) -> Result<Option<Sandbox>> {
-        Ok(self.tables().transition(transition))
+        Ok(self.change(|tables| tables.transition(transition)))
     }
 
     async fn sandbox_intend(&self, intent: Intent) -> Result<Option<Sandbox>> {
-        Ok(self.tables().intend(intent))
+        Ok(self.change(|tables| tables.intend(intent)))
     }
 
     async fn event_append(&self, events: Vec<EventRow>) -> Result<()> {
-        self.tables().events.extend(events);
+        self.change(|tables| tables.record(events));
         Ok(())
     }
 
-    async fn event_list(&self, filter: &EventFilter) -> Result<Vec<EventRow>> {
+    async fn event_list(&self, filter: &EventFilter) -> Result<Vec<StoredEvent>> {
         Ok(self.tables().history(filter))
+    }
+
+    async fn event_list_after(
+        &self,
+        after: Cursor,
+        query: &EventQuery,
+        limit: u32,
+    ) -> Result<EventPage> {
+        Ok(self.tables().after(after, query, limit))
+    }
+
+    fn event_head(&self) -> watch::Receiver<Cursor> {
+        self.head.subscribe()
+    }
+
+    async fn event_gap(&self, after: Cursor) -> Result<Option<EventGap>> {
+        Ok(self.tables().gap(after))
+    }
+
+    async fn event_cursor_get(&self, name: &str) -> Result<Option<Cursor>> {
+        Ok(self.tables().cursors.get(name).copied())
+    }
+
+    async fn event_cursor_set(&self, name: &str, cursor: Cursor, _: Timestamp) -> Result<()> {
+        self.tables().cursors.insert(name.to_owned(), cursor);
+        Ok(())
     }
 
     async fn audit_append(&self, rows: Vec<AuditRow>) -> Result<()> {

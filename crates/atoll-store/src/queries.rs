@@ -169,11 +169,42 @@ pub(crate) const SANDBOX_LIST: &str = concat!(
 pub(crate) const LIST_BY_LABEL: &str =
     " AND id IN (SELECT sandbox FROM sandbox_labels WHERE team = $1 AND name = ";
 
-pub(crate) const EVENT_INSERT: &str = "INSERT INTO sandbox_events \
-     (sandbox, team, at, kind, level, message, fields) VALUES ($1, $2, $3, $4, $5, $6, $7)";
-pub(crate) const EVENT_LIST: &str = "SELECT sandbox, team, at, kind, level, message, fields \
-     FROM sandbox_events WHERE sandbox = $1";
-pub(crate) const EVENTS_DELETE: &str = "DELETE FROM sandbox_events WHERE sandbox = $1";
+/// The columns of an event, in the order that the row reader expects.
+macro_rules! event_columns {
+    () => {
+        "seq, sandbox, node, team, at, kind, level, message, fields"
+    };
+}
+
+pub(crate) const EVENT_INSERT: &str = "INSERT INTO events \
+     (sandbox, node, team, at, kind, level, message, fields) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+/// The beginning of a subject's history; clauses are appended with their placeholders numbered.
+pub(crate) const EVENT_LIST: &str = concat!("SELECT ", event_columns!(), " FROM events WHERE ");
+/// The beginning of a walk along the sequence; clauses are appended likewise.
+pub(crate) const EVENT_LIST_AFTER: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    " FROM events WHERE seq > $1 AND seq <= $2"
+);
+pub(crate) const EVENTS_DELETE: &str = "DELETE FROM events WHERE sandbox = $1";
+pub(crate) const EVENTS_NEWEST_OF: &str =
+    "SELECT COALESCE(MAX(seq), 0) FROM events WHERE sandbox = $1";
+pub(crate) const EVENTS_OF_NO_SANDBOX: &str =
+    "SELECT seq FROM events WHERE sandbox IS NULL AND at < $1 ORDER BY at LIMIT $2";
+pub(crate) const EVENT_DELETE: &str = "DELETE FROM events WHERE seq = $1";
+pub(crate) const EVENT_PRUNED_GET: &str = "SELECT through FROM event_prune WHERE id = 1";
+pub(crate) const EVENT_PRUNED_SET: &str =
+    "UPDATE event_prune SET through = $1 WHERE id = 1 AND through < $1";
+pub(crate) const EVENT_COUNT_BETWEEN: &str =
+    "SELECT COUNT(*) FROM events WHERE seq > $1 AND seq <= $2";
+pub(crate) const EVENT_CURSOR_GET: &str = "SELECT seq FROM event_cursors WHERE name = $1";
+pub(crate) const EVENT_CURSOR_SET: &str = "INSERT INTO event_cursors (name, seq, updated_at) \
+     VALUES ($1, $2, $3) \
+     ON CONFLICT (name) DO UPDATE SET seq = excluded.seq, updated_at = excluded.updated_at";
+/// The newest event that ever was, also if it was pruned since. SQLite keeps it for itself.
+pub(crate) const EVENT_HEAD: &str =
+    "SELECT COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)";
 
 pub(crate) const IDEMPOTENCY_FIND: &str =
     "SELECT sandbox, fingerprint FROM idempotency_keys WHERE team = $1 AND key = $2";

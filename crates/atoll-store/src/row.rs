@@ -123,7 +123,7 @@ pub(crate) fn fields_to_json(fields: &BTreeMap<String, String>) -> String {
 }
 
 pub(crate) fn fields_from_json(id: &str, text: &str) -> Result<BTreeMap<String, String>> {
-    serde_json::from_str(text).map_err(|error| corrupt("sandbox_events", id, error.to_string()))
+    serde_json::from_str(text).map_err(|error| corrupt("events", id, error.to_string()))
 }
 
 fn json<T: Serialize>(value: &T) -> String {

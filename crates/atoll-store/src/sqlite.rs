@@ -7,6 +7,7 @@
 mod apply;
 mod batch;
 mod decode;
+mod event;
 mod migrate;
 mod read;
 mod team;
@@ -16,6 +17,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use atoll_core::event::Cursor;
 use atoll_core::id::{KeyId, SandboxId, TeamId, TemplateId};
 use atoll_core::sandbox::Sandbox;
 use atoll_core::template::Template;
@@ -24,11 +26,12 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use sqlx::{ConnectOptions as _, Connection as _};
+use tokio::sync::watch;
 
 use crate::store::{
-    Admission, AuditFilter, AuditRow, Error, EventFilter, EventRow, Inserted, Intent, KeyRow,
-    NewSandbox, Removed, Result, SandboxFilter, Store, TeamChange, TeamChanged, TeamRow, TeamUsage,
-    TemplateRow, Transition,
+    Admission, AuditFilter, AuditRow, Error, EventFilter, EventGap, EventPage, EventQuery,
+    EventRow, Inserted, Intent, KeyRow, NewSandbox, Removed, Result, SandboxFilter, Store,
+    StoredEvent, TeamChange, TeamChanged, TeamRow, TeamUsage, TemplateRow, Transition,
 };
 use apply::{Reply, Write};
 use writer::Writer;
@@ -85,6 +88,7 @@ impl SqliteStore {
             .await
             .map_err(failed)?;
         migrate::run(&mut connection).await?;
+        let head = event::head(&mut connection).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS_MAX)
             .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -94,7 +98,7 @@ impl SqliteStore {
             .map_err(failed)?;
         Ok(Self {
             readers,
-            writer: Writer::spawn(connection),
+            writer: Writer::spawn(connection, head),
         })
     }
 
@@ -249,8 +253,39 @@ impl Store for SqliteStore {
             .map(Reply::into_unit)
     }
 
-    async fn event_list(&self, filter: &EventFilter) -> Result<Vec<EventRow>> {
-        read::event_list(&self.readers, filter).await
+    async fn event_list(&self, filter: &EventFilter) -> Result<Vec<StoredEvent>> {
+        event::list(&self.readers, filter).await
+    }
+
+    async fn event_list_after(
+        &self,
+        after: Cursor,
+        query: &EventQuery,
+        limit: u32,
+    ) -> Result<EventPage> {
+        let head = *self.writer.head().borrow();
+        event::list_after(&self.readers, after, head, query, limit).await
+    }
+
+    fn event_head(&self) -> watch::Receiver<Cursor> {
+        self.writer.head()
+    }
+
+    async fn event_gap(&self, after: Cursor) -> Result<Option<EventGap>> {
+        event::gap(&self.readers, after).await
+    }
+
+    async fn event_cursor_get(&self, name: &str) -> Result<Option<Cursor>> {
+        event::cursor_get(&self.readers, name).await
+    }
+
+    async fn event_cursor_set(&self, name: &str, cursor: Cursor, at: Timestamp) -> Result<()> {
+        let write = Write::EventCursorSet {
+            name: name.to_owned(),
+            cursor,
+            at,
+        };
+        self.write(write).await.map(Reply::into_unit)
     }
 
     async fn audit_append(&self, rows: Vec<AuditRow>) -> Result<()> {

@@ -8,8 +8,9 @@
 //! - **Sandboxes**: the intent (what is wanted, where, under which generation, until when) and the
 //!   state the lifecycle has reached. Written before anything acts on it, so that whoever comes
 //!   after a crash carries on.
-//! - **Events**: what happened to each sandbox, in order. Written in the transaction of the change
-//!   it tells of, so it is outbox, history and log in one.
+//! - **Events**: what happened to sandboxes, nodes and the fleet, in one order. Written in the
+//!   transaction of the change it tells of, so it is outbox, history and log in one.
+//! - **Event cursors**: how far each durable subscriber has come.
 //! - **Idempotency keys**: which sandbox a repeated request already made.
 //! - **Audit**: who asked for which change, from where, and what became of it; refused ones too.
 //! - **Meta**: a few values made once per installation, such as the seed of access tokens.
@@ -26,17 +27,21 @@
 //!   believes it to be. So the two sides never overwrite each other.
 //! - A team's sums move in the transaction of the change that moves them, and what raises them is
 //!   admitted there, by `atoll_core::quota`: a quota is exact whatever comes at the same time.
-//! - Events of one sandbox have rising sequence numbers in the order of their commits.
+//! - Events have rising cursors in the order of their commits, without a gap; an event can be read
+//!   before any with a higher cursor can. Only pruning takes any away, and
+//!   [`Store::event_gap`] tells.
 
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use atoll_core::event::{Cursor, EventKind, Subject};
 use atoll_core::id::{Generation, KeyId, NodeId, SandboxId, TeamId, TemplateId};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::quota::{Exceeded, Limits, Overrides, Usage};
 use atoll_core::sandbox::{EndReason, Sandbox, State};
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
+use tokio::sync::watch;
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -223,23 +228,32 @@ pub enum Removed {
     InUse(u64),
 }
 
-/// Something that happened to a sandbox.
+/// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventRow {
-    /// Which sandbox.
-    pub sandbox: SandboxId,
-    /// Whose it is.
-    pub team: TeamId,
+    /// To what.
+    pub subject: Subject,
+    /// Whose it is. Events of nobody are for operators only.
+    pub team: Option<TeamId>,
     /// When.
     pub at: Timestamp,
-    /// `sandbox.created`, …, or `log` for a line about it.
-    pub kind: String,
+    /// What.
+    pub kind: EventKind,
     /// `debug`, `info`, `warn` or `error`.
     pub level: String,
     /// What happened, for people.
     pub message: String,
     /// More, by name.
     pub fields: BTreeMap<String, String>,
+}
+
+/// An event with its place in the sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// Its place.
+    pub cursor: Cursor,
+    /// The event.
+    pub event: EventRow,
 }
 
 /// Makes a repeated request find what the first one made.
@@ -363,11 +377,11 @@ pub struct SandboxFilter {
     pub limit: u32,
 }
 
-/// Which events of a sandbox to list.
+/// Which events of a subject to list, by time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventFilter {
-    /// Of which sandbox.
-    pub sandbox: SandboxId,
+    /// Of what.
+    pub subject: Subject,
     /// From this instant on in the order read, inclusive.
     pub start: Option<Timestamp>,
     /// Oldest first, or newest first.
@@ -378,6 +392,54 @@ pub struct EventFilter {
     pub search: Option<String>,
     /// At most so many.
     pub limit: u32,
+}
+
+/// Which events to read in the order of their cursors. The empty one is: all but lines of logs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EventQuery {
+    /// Of this team only; events of nobody are then left out.
+    pub team: Option<TeamId>,
+    /// Of this subject only.
+    pub subject: Option<Subject>,
+    /// Of these kinds only; empty means every kind but [`EventKind::Log`].
+    pub kinds: Vec<EventKind>,
+}
+
+impl EventQuery {
+    /// Whether the event is among those that are wanted.
+    #[must_use]
+    pub fn matches(&self, event: &EventRow) -> bool {
+        let is_kind = if self.kinds.is_empty() {
+            event.kind != EventKind::Log
+        } else {
+            self.kinds.contains(&event.kind)
+        };
+        is_kind
+            && (self.team.is_none() || self.team == event.team)
+            && self
+                .subject
+                .as_ref()
+                .is_none_or(|subject| *subject == event.subject)
+    }
+}
+
+/// Events in the order of their cursors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventPage {
+    /// Those that were wanted.
+    pub events: Vec<StoredEvent>,
+    /// How far was read: nothing that is wanted lies between the last event and this. If it is not
+    /// beyond where reading began, there is nothing more yet.
+    pub next: Cursor,
+}
+
+/// Events that a reader can no longer have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventGap {
+    /// Beyond this cursor none is missing.
+    pub through: Cursor,
+    /// How many are missing up to there, of all kinds and teams.
+    pub missed: u64,
 }
 
 /// What a team has.
@@ -470,8 +532,29 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Appends events that belong to no other change.
     async fn event_append(&self, events: Vec<EventRow>) -> Result<()>;
 
-    /// A page of a sandbox's events.
-    async fn event_list(&self, filter: &EventFilter) -> Result<Vec<EventRow>>;
+    /// A page of a subject's events by time; those of one instant in the order of their commits.
+    async fn event_list(&self, filter: &EventFilter) -> Result<Vec<StoredEvent>>;
+
+    /// The next events after a cursor, at most `limit` of them.
+    async fn event_list_after(
+        &self,
+        after: Cursor,
+        query: &EventQuery,
+        limit: u32,
+    ) -> Result<EventPage>;
+
+    /// The newest event's cursor, as it moves: it changes once for each commit with events, when
+    /// they can be read.
+    fn event_head(&self) -> watch::Receiver<Cursor>;
+
+    /// What was pruned of the events after a cursor, if anything was.
+    async fn event_gap(&self, after: Cursor) -> Result<Option<EventGap>>;
+
+    /// How far the durable subscriber of this name has come.
+    async fn event_cursor_get(&self, name: &str) -> Result<Option<Cursor>>;
+
+    /// Remembers how far the durable subscriber of this name has come.
+    async fn event_cursor_set(&self, name: &str, cursor: Cursor, at: Timestamp) -> Result<()>;
 
     /// Appends audit rows, and gives them their places.
     async fn audit_append(&self, rows: Vec<AuditRow>) -> Result<()>;

@@ -1,11 +1,11 @@
 //! A sandbox's log: its history, for its owner.
 
+use atoll_core::event::{EventKind, Subject};
 use atoll_core::id::SandboxId;
-use atoll_store::store::EventFilter;
+use atoll_store::store::{EventFilter, StoredEvent};
 
 use super::{ControlPlane, unavailable};
 use crate::error::{Error, Result};
-use crate::events::LOG;
 use crate::request::{LOG_LIMIT_MAX, LogLevel, LogQuery, Order};
 use crate::view::{LogLine, Tenant};
 
@@ -38,7 +38,7 @@ impl ControlPlane {
             return Err(Error::no_sandbox(id));
         }
         let filter = EventFilter {
-            sandbox: id.clone(),
+            subject: Subject::Sandbox(id.clone()),
             start: query.start,
             is_ascending: query.order == Order::Ascending,
             levels: query.level.map_or_else(Vec::new, |least| {
@@ -52,10 +52,10 @@ impl ControlPlane {
             limit: query.limit,
         };
         let events = store.event_list(&filter).await.map_err(unavailable)?;
-        let line = |event: atoll_store::store::EventRow| {
+        let line = |StoredEvent { event, .. }| {
             let mut fields = event.fields;
-            if event.kind != LOG {
-                fields.insert("event".to_owned(), event.kind);
+            if event.kind != EventKind::Log {
+                fields.insert("event".to_owned(), event.kind.to_string());
             }
             LogLine {
                 at: event.at,

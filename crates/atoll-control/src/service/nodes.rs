@@ -3,16 +3,15 @@
 use std::sync::Arc;
 
 use atoll_core::error::ErrorKind;
+use atoll_core::event::{EventKind, Subject};
 use atoll_core::heartbeat::Heartbeat;
 use atoll_core::node::{NodeEvent, NodeState, ObservedSandbox};
 use atoll_core::reconcile::Observed;
-use atoll_store::store::EventRow;
-use std::collections::BTreeMap;
 use tokio::sync::mpsc;
 
 use super::{ControlPlane, Inner};
 use crate::error::{Error, Result};
-use crate::events::LOG;
+use crate::events;
 use crate::node_client::NodeClient;
 use crate::tasks::sync::{changed as changed_state, synchronise, synchronise_once};
 use crate::view::NodeView;
@@ -124,15 +123,11 @@ async fn listen(inner: Arc<Inner>, mut events: mpsc::Receiver<NodeEvent>) {
                     message,
                 } => {
                     if let Some(team) = inner.registry.take_log_line(&id) {
-                        lines.push(EventRow {
-                            sandbox: id,
-                            team,
-                            at,
-                            kind: LOG.to_owned(),
-                            level: level.to_owned(),
-                            message: message.chars().take(LOG_MESSAGE_MAX).collect(),
-                            fields: BTreeMap::new(),
-                        });
+                        let message: String = message.chars().take(LOG_MESSAGE_MAX).collect();
+                        let subject = Subject::Sandbox(id);
+                        let kind = EventKind::Log;
+                        let line = events::about(subject, Some(team), at, kind, level, message);
+                        lines.push(line);
                     }
                 }
             }

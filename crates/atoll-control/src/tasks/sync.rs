@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_core::event::EventKind;
 use atoll_core::id::{Generation, NodeId, SandboxId};
 use atoll_core::node::{CallOutcome, NodeState};
 use atoll_core::reconcile::plan;
@@ -191,7 +192,7 @@ async fn correct(inner: &Inner, id: &SandboxId, client: &dyn NodeClient) {
     let event = crate::events::event(
         &row,
         inner.clock.now(),
-        "sandbox.corrected",
+        EventKind::SandboxCorrected,
         "warn",
         "removed from a node where it was not intended",
     );

@@ -3,6 +3,7 @@
 //! A write is a value rather than a closure so that a group that failed can be run again one by
 //! one.
 
+use atoll_core::event::Cursor;
 use atoll_core::id::{KeyId, SandboxId, TeamId, TemplateId};
 use atoll_core::sandbox::Sandbox;
 use atoll_core::template::Template;
@@ -11,8 +12,7 @@ use sqlx::Row as _;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 
-use super::batch::append;
-use super::{decode, team};
+use super::{decode, event, team};
 use crate::queries;
 use crate::row::{config_to_json, status_name, to_i64};
 use crate::store::{
@@ -55,6 +55,11 @@ pub(super) enum Write {
     SandboxTransition(Box<Transition>),
     SandboxIntend(Box<Intent>),
     EventAppend(Vec<EventRow>),
+    EventCursorSet {
+        name: String,
+        cursor: Cursor,
+        at: Timestamp,
+    },
     AuditAppend(Vec<AuditRow>),
     AuditPrune {
         before: Timestamp,
@@ -136,8 +141,13 @@ pub(super) async fn fetch(
         .map_err(|source| Error::Database { operation, source })
 }
 
-/// Carries out one write inside the caller's transaction.
-pub(super) async fn apply(tx: &mut SqliteConnection, write: &Write) -> Result<Reply> {
+/// Carries out one write inside the caller's transaction. Moves the head to the newest event that
+/// it brings.
+pub(super) async fn apply(
+    tx: &mut SqliteConnection,
+    write: &Write,
+    head: &mut Cursor,
+) -> Result<Reply> {
     match write {
         Write::MetaEnsure { name, value } => meta_ensure(tx, name, value).await,
         Write::TeamEnsure { id, name, at } => team::ensure(tx, id, name, *at).await,
@@ -160,9 +170,13 @@ pub(super) async fn apply(tx: &mut SqliteConnection, write: &Write) -> Result<Re
         Write::SandboxInsert(_) | Write::SandboxTransition(_) | Write::AuditAppend(_) => {
             unreachable!("these are always gathered")
         }
-        Write::SandboxIntend(intent) => sandbox_intend(tx, intent).await,
+        Write::SandboxIntend(intent) => sandbox_intend(tx, intent, head).await,
         Write::EventAppend(events) => {
-            append(tx, &events.iter().collect::<Vec<_>>()).await?;
+            event::append(tx, &events.iter().collect::<Vec<_>>(), head).await?;
+            Ok(Reply::Unit)
+        }
+        Write::EventCursorSet { name, cursor, at } => {
+            event::cursor_set(tx, name, *cursor, *at).await?;
             Ok(Reply::Unit)
         }
         Write::AuditPrune {
@@ -329,7 +343,11 @@ fn replayed(row: &SqliteRow) -> Result<Admission> {
     })
 }
 
-async fn sandbox_intend(tx: &mut SqliteConnection, intent: &Intent) -> Result<Reply> {
+async fn sandbox_intend(
+    tx: &mut SqliteConnection,
+    intent: &Intent,
+    head: &mut Cursor,
+) -> Result<Reply> {
     let operation = "change what is wanted of a sandbox";
     let id = intent.id.as_str();
     let at = intent.at.as_micros();
@@ -371,7 +389,7 @@ async fn sandbox_intend(tx: &mut SqliteConnection, intent: &Intent) -> Result<Re
     let Some(row) = row else {
         return Ok(Reply::Sandbox(None));
     };
-    append(tx, &intent.events.iter().collect::<Vec<_>>()).await?;
+    event::append(tx, &intent.events.iter().collect::<Vec<_>>(), head).await?;
     Ok(Reply::Sandbox(Some(Box::new(decode::sandbox(&row)?))))
 }
 
@@ -389,14 +407,17 @@ async fn history_prune(tx: &mut SqliteConnection, before: Timestamp, limit: u32)
         .fetch_all(&mut *tx)
         .await
         .map_err(|source| Error::Database { operation, source })?;
+    let mut through = 0;
     for row in &rows {
         let id: &str = row
             .try_get(0)
             .map_err(|source| Error::Database { operation, source })?;
-        for text in [queries::EVENTS_DELETE, queries::SANDBOX_DELETE] {
-            execute(tx, operation, sqlx::query(text).bind(id)).await?;
-        }
+        through = through.max(event::forget_sandbox(tx, id).await?);
+        let statement = sqlx::query(queries::SANDBOX_DELETE).bind(id);
+        execute(tx, operation, statement).await?;
     }
+    through = through.max(event::forget_others(tx, before, limit).await?);
+    event::mark_pruned(tx, through).await?;
     let statement = sqlx::query(queries::IDEMPOTENCY_PRUNE).bind(before.as_micros());
     execute(tx, operation, statement).await?;
     Ok(Reply::Count(rows.len() as u64))

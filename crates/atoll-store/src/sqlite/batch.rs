@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
+use atoll_core::event::Cursor;
 use atoll_core::id::{SandboxId, TeamId};
 use atoll_core::lifecycle::state_name;
 use atoll_core::quota::{Charge, Usage, admit};
@@ -23,9 +24,9 @@ use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 
 use super::apply::{self, Reply, Write, execute};
-use super::{decode, team};
+use super::{decode, event, team};
 use crate::queries;
-use crate::row::{config_to_json, desired_name, fields_to_json, reason_name, to_i64};
+use crate::row::{config_to_json, desired_name, reason_name, to_i64};
 use crate::store::{
     Admission, AuditRow, Error, EventRow, Intent, IntentChange, NewSandbox, Result, Transition,
 };
@@ -36,14 +37,15 @@ const LENGTHS: [usize; 3] = [16, 4, 1];
 type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 
 /// One statement's text in each of [`LENGTHS`].
-type Texts = LazyLock<[String; LENGTHS.len()]>;
+pub(super) type Texts = LazyLock<[String; LENGTHS.len()]>;
 
 static TRANSITIONS: Texts =
     LazyLock::new(|| LENGTHS.map(|n| repeated(queries::SANDBOX_TRANSITION, n)));
 static STOPS: Texts = LazyLock::new(|| LENGTHS.map(|n| repeated(queries::SANDBOX_STOP, n)));
 static SANDBOXES: Texts = LazyLock::new(|| LENGTHS.map(|n| more_rows(queries::SANDBOX_INSERT, n)));
 static LABELS: Texts = LazyLock::new(|| LENGTHS.map(|n| more_rows(queries::LABEL_INSERT, n)));
-static EVENTS: Texts = LazyLock::new(|| LENGTHS.map(|n| more_rows(queries::EVENT_INSERT, n)));
+pub(super) static EVENTS: Texts =
+    LazyLock::new(|| LENGTHS.map(|n| more_rows(queries::EVENT_INSERT, n)));
 static AUDIT: Texts = LazyLock::new(|| LENGTHS.map(|n| more_rows(queries::AUDIT_INSERT, n)));
 
 /// Appends `text` with its placeholders moved up by `by`; answers the highest one of `text`.
@@ -91,7 +93,7 @@ fn more_rows(text: &str, count: usize) -> String {
 }
 
 /// Cuts items into pieces of [`LENGTHS`], each with the text for its length.
-fn pieces<'i, T>(
+pub(super) fn pieces<'i, T>(
     texts: &'static Texts,
     mut items: &'i [T],
 ) -> impl Iterator<Item = (&'static str, &'i [T])> {
@@ -103,23 +105,26 @@ fn pieces<'i, T>(
     })
 }
 
-/// Carries out the writes inside the caller's transaction. Answers in their order.
+/// Carries out the writes inside the caller's transaction. Answers in their order; moves the head
+/// to the newest event among them.
 pub(super) async fn apply_all<'w>(
     tx: &mut SqliteConnection,
     writes: impl ExactSizeIterator<Item = &'w Write>,
+    head: &mut Cursor,
 ) -> Result<Vec<Reply>> {
     let mut replies: Vec<Reply> = Vec::new();
     replies.resize_with(writes.len(), || Reply::Unit);
     let mut batch = Batch::default();
     for (index, write) in writes.enumerate() {
         if !batch.has_room(write) {
-            std::mem::take(&mut batch).run(tx, &mut replies).await?;
+            let full = std::mem::take(&mut batch);
+            full.run(tx, &mut replies, head).await?;
         }
         if !batch.gather(index, write) {
-            replies[index] = apply::apply(tx, write).await?;
+            replies[index] = apply::apply(tx, write, head).await?;
         }
     }
-    batch.run(tx, &mut replies).await?;
+    batch.run(tx, &mut replies, head).await?;
     Ok(replies)
 }
 
@@ -181,13 +186,18 @@ impl<'w> Batch<'w> {
         true
     }
 
-    async fn run(self, tx: &mut SqliteConnection, replies: &mut [Reply]) -> Result<()> {
+    async fn run(
+        self,
+        tx: &mut SqliteConnection,
+        replies: &mut [Reply],
+        head: &mut Cursor,
+    ) -> Result<()> {
         let mut events = Vec::new();
         // What transitions free may be taken by the new ones of the same group.
         transition_all(tx, &self.transitions, replies, &mut events).await?;
         stop_all(tx, &self.stops, replies, &mut events).await?;
         insert_all(tx, &self.inserts, replies, &mut events).await?;
-        append(tx, &events).await?;
+        event::append(tx, &events, head).await?;
         append_audit(tx, &self.audit).await
     }
 }
@@ -438,25 +448,6 @@ fn bind_row<'q>(statement: Statement<'q>, sandbox: &'q Sandbox) -> Statement<'q>
         .bind(sandbox.ended.map(|(at, _)| at.as_micros()))
         .bind(sandbox.last_error.as_deref())
         .bind(sandbox.created_by.as_ref().map(|key| key.as_str()))
-}
-
-/// Appends events in their order.
-pub(super) async fn append(tx: &mut SqliteConnection, events: &[&EventRow]) -> Result<()> {
-    for (text, piece) in pieces(&EVENTS, events) {
-        let mut statement = sqlx::query(text);
-        for event in piece {
-            statement = statement
-                .bind(event.sandbox.as_str())
-                .bind(event.team.as_str())
-                .bind(event.at.as_micros())
-                .bind(event.kind.as_str())
-                .bind(event.level.as_str())
-                .bind(event.message.as_str())
-                .bind(fields_to_json(&event.fields));
-        }
-        execute(tx, "append events", statement).await?;
-    }
-    Ok(())
 }
 
 async fn append_audit(tx: &mut SqliteConnection, rows: &[&AuditRow]) -> Result<()> {

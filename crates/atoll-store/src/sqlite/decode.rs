@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
+use atoll_core::event::{Cursor, EventKind, Subject};
 use atoll_core::id::Generation;
 use atoll_core::lifecycle::state_from_name;
 use atoll_core::quota::{Overrides, Rate, Usage};
@@ -17,7 +18,9 @@ use crate::row::{
     config_from_json, corrupt, desired_from_name, fields_from_json, parse, reason_from_name,
     status_from_name,
 };
-use crate::store::{AuditRow, Error, EventRow, KeyRow, Result, TeamRow, TeamUsage, TemplateRow};
+use crate::store::{
+    AuditRow, Error, EventRow, KeyRow, Result, StoredEvent, TeamRow, TeamUsage, TemplateRow,
+};
 
 fn column<'r, T>(row: &'r SqliteRow, index: usize) -> Result<T>
 where
@@ -227,16 +230,31 @@ pub(super) fn template(row: &SqliteRow) -> Result<TemplateRow> {
     })
 }
 
-pub(super) fn event(row: &SqliteRow) -> Result<EventRow> {
-    const TABLE: &str = "sandbox_events";
-    let sandbox: &str = column(row, 0)?;
-    Ok(EventRow {
-        sandbox: parse(TABLE, sandbox, sandbox)?,
-        team: parse(TABLE, sandbox, column(row, 1)?)?,
-        at: time(row, 2)?,
-        kind: column(row, 3)?,
-        level: column(row, 4)?,
-        message: column(row, 5)?,
-        fields: fields_from_json(sandbox, column(row, 6)?)?,
+/// Reads the columns of `event_columns!`, in their order.
+pub(super) fn event(row: &SqliteRow) -> Result<StoredEvent> {
+    const TABLE: &str = "events";
+    let seq: i64 = column(row, 0)?;
+    let id = seq.to_string();
+    let sandbox: Option<&str> = column(row, 1)?;
+    let node: Option<&str> = column(row, 2)?;
+    let subject = match (sandbox, node) {
+        (Some(sandbox), _) => Subject::Sandbox(parse(TABLE, &id, sandbox)?),
+        (None, Some(node)) => Subject::Node(parse(TABLE, &id, node)?),
+        (None, None) => Subject::Fleet,
+    };
+    let team: Option<&str> = column(row, 3)?;
+    let kind: &str = column(row, 5)?;
+    Ok(StoredEvent {
+        cursor: Cursor::new(unsigned(row, 0, TABLE, &id)?),
+        event: EventRow {
+            subject,
+            team: team.map(|team| parse(TABLE, &id, team)).transpose()?,
+            at: time(row, 4)?,
+            kind: EventKind::from_name(kind)
+                .ok_or_else(|| corrupt(TABLE, &id, format!("kind `{kind}`")))?,
+            level: column(row, 6)?,
+            message: column(row, 7)?,
+            fields: fields_from_json(&id, column(row, 8)?)?,
+        },
     })
 }

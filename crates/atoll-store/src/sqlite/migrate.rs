@@ -16,6 +16,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         include_str!("../../migrations/sqlite/0001_initial.sql"),
     ),
     (
+        3,
+        "events",
+        include_str!("../../migrations/sqlite/0003_events.sql"),
+    ),
+    (
         4,
         "teams and audit",
         include_str!("../../migrations/sqlite/0004_teams_audit.sql"),
@@ -23,6 +28,9 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
 ];
 
 /// Applies what the file lacks, each change in a transaction of its own.
+///
+/// Each version is looked for by itself: changes that were made side by side may have reached a
+/// file in another order than their numbers'.
 pub(super) async fn run(connection: &mut SqliteConnection) -> Result<()> {
     let failed = |source| Error::Database {
         operation: "migrate",

@@ -13,13 +13,12 @@ use sqlx::{AssertSqlSafe, Row as _};
 use super::decode;
 use crate::queries;
 use crate::store::{
-    AuditFilter, AuditRow, Error, EventFilter, EventRow, KeyRow, Result, SandboxFilter, TeamRow,
-    TemplateRow,
+    AuditFilter, AuditRow, Error, KeyRow, Result, SandboxFilter, TeamRow, TemplateRow,
 };
 
 type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 
-async fn one(
+pub(super) async fn one(
     pool: &SqlitePool,
     operation: &'static str,
     statement: Statement<'_>,
@@ -30,7 +29,7 @@ async fn one(
         .map_err(|source| Error::Database { operation, source })
 }
 
-async fn all(
+pub(super) async fn all(
     pool: &SqlitePool,
     operation: &'static str,
     statement: Statement<'_>,
@@ -111,13 +110,13 @@ pub(super) async fn sandbox_list_live(
 
 /// Numbers placeholders while a statement is put together from fixed texts: values are only ever
 /// bound.
-struct Clauses {
-    text: String,
+pub(super) struct Clauses {
+    pub(super) text: String,
     bound: usize,
 }
 
 impl Clauses {
-    fn new(text: &str, bound: usize) -> Self {
+    pub(super) fn new(text: &str, bound: usize) -> Self {
         Self {
             text: text.to_owned(),
             bound,
@@ -125,13 +124,13 @@ impl Clauses {
     }
 
     /// Appends a fixed text and one more placeholder.
-    fn push(&mut self, text: &'static str) {
+    pub(super) fn push(&mut self, text: &'static str) {
         self.bound += 1;
         let _ = write!(self.text, "{text}${}", self.bound);
     }
 
     /// Appends `prefix`, `count` placeholders with commas, and a closing bracket.
-    fn push_list(&mut self, prefix: &'static str, count: usize) {
+    pub(super) fn push_list(&mut self, prefix: &'static str, count: usize) {
         self.text.push_str(prefix);
         for index in 0..count {
             self.push(if index == 0 { "" } else { ", " });
@@ -210,46 +209,6 @@ pub(super) async fn explain_list(pool: &SqlitePool, filter: &SandboxFilter) -> S
     lines.join("\n")
 }
 
-fn events_text(filter: &EventFilter) -> String {
-    let mut clauses = Clauses::new(queries::EVENT_LIST, 1);
-    if filter.start.is_some() {
-        clauses.push(if filter.is_ascending {
-            " AND at >= "
-        } else {
-            " AND at <= "
-        });
-    }
-    if !filter.levels.is_empty() {
-        clauses.push_list(" AND level IN (", filter.levels.len());
-    }
-    if filter.search.is_some() {
-        clauses.push(" AND message LIKE ");
-        clauses.text.push_str(" ESCAPE '\\'");
-    }
-    clauses.push(if filter.is_ascending {
-        " ORDER BY at, seq LIMIT "
-    } else {
-        " ORDER BY at DESC, seq DESC LIMIT "
-    });
-    clauses.text
-}
-
-pub(super) async fn event_list(pool: &SqlitePool, filter: &EventFilter) -> Result<Vec<EventRow>> {
-    let mut statement =
-        sqlx::query(AssertSqlSafe(events_text(filter))).bind(filter.sandbox.as_str());
-    if let Some(start) = filter.start {
-        statement = statement.bind(start.as_micros());
-    }
-    for level in &filter.levels {
-        statement = statement.bind(*level);
-    }
-    if let Some(search) = &filter.search {
-        statement = statement.bind(pattern(search));
-    }
-    let rows = all(pool, "list events", statement.bind(i64::from(filter.limit))).await?;
-    rows.iter().map(decode::event).collect()
-}
-
 fn audit_text(filter: &AuditFilter) -> String {
     let mut clauses = Clauses::new(queries::AUDIT_LIST, 1);
     for (is_set, text) in [
@@ -296,18 +255,4 @@ pub(super) async fn audit_list(pool: &SqlitePool, filter: &AuditFilter) -> Resul
     )
     .await?;
     rows.iter().map(decode::audit).collect()
-}
-
-/// A LIKE pattern that matches the text itself anywhere.
-fn pattern(text: &str) -> String {
-    let mut pattern = String::with_capacity(text.len() + 2);
-    pattern.push('%');
-    for character in text.chars() {
-        if matches!(character, '%' | '_' | '\\') {
-            pattern.push('\\');
-        }
-        pattern.push(character);
-    }
-    pattern.push('%');
-    pattern
 }

@@ -8,9 +8,10 @@
 
 use std::sync::Mutex;
 
+use atoll_core::event::Cursor;
 use sqlx::Connection as _;
 use sqlx::sqlite::SqliteConnection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use super::apply::{Reply, Write};
@@ -35,18 +36,27 @@ struct Job {
 pub(super) struct Writer {
     queue: Mutex<Option<mpsc::Sender<Job>>>,
     tasks: TaskTracker,
+    head: watch::Receiver<Cursor>,
 }
 
 impl Writer {
-    pub(super) fn spawn(connection: SqliteConnection) -> Self {
+    /// `head` is the newest event that the database has given out.
+    pub(super) fn spawn(connection: SqliteConnection, head: Cursor) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
+        let (moved, head) = watch::channel(head);
         let tasks = TaskTracker::new();
-        tasks.spawn(run(connection, receiver));
+        tasks.spawn(run(connection, receiver, moved));
         tasks.close();
         Self {
             queue: Mutex::new(Some(sender)),
             tasks,
+            head,
         }
+    }
+
+    /// The newest event that can be read, as it moves.
+    pub(super) fn head(&self) -> watch::Receiver<Cursor> {
+        self.head.clone()
     }
 
     /// Has the write done; returns when it is durable.
@@ -79,10 +89,14 @@ impl std::fmt::Debug for Job {
     }
 }
 
-async fn run(mut connection: SqliteConnection, mut queue: mpsc::Receiver<Job>) {
+async fn run(
+    mut connection: SqliteConnection,
+    mut queue: mpsc::Receiver<Job>,
+    head: watch::Sender<Cursor>,
+) {
     let mut jobs = Vec::with_capacity(GROUP_MAX);
     while queue.recv_many(&mut jobs, GROUP_MAX).await > 0 {
-        match commit_group(&mut connection, &jobs).await {
+        match commit_group(&mut connection, &jobs, &head).await {
             Ok(replies) => {
                 for (job, reply) in jobs.drain(..).zip(replies) {
                     // A caller that went away needs no answer; its write stands.
@@ -93,7 +107,7 @@ async fn run(mut connection: SqliteConnection, mut queue: mpsc::Receiver<Job>) {
                 if jobs.len() == 1 {
                     answer_failed(&mut jobs, error);
                 } else {
-                    commit_each(&mut connection, &mut jobs).await;
+                    commit_each(&mut connection, &mut jobs, &head).await;
                 }
             }
         }
@@ -109,7 +123,12 @@ fn answer_failed(jobs: &mut Vec<Job>, error: Error) {
     }
 }
 
-async fn commit_group(connection: &mut SqliteConnection, jobs: &[Job]) -> Result<Vec<Reply>> {
+/// Commits a group; those who wait for events are told once for all of it.
+async fn commit_group(
+    connection: &mut SqliteConnection,
+    jobs: &[Job],
+    head: &watch::Sender<Cursor>,
+) -> Result<Vec<Reply>> {
     let failed = |source| Error::Database {
         operation: "commit",
         source,
@@ -119,15 +138,22 @@ async fn commit_group(connection: &mut SqliteConnection, jobs: &[Job]) -> Result
         .begin_with("BEGIN IMMEDIATE")
         .await
         .map_err(failed)?;
-    let replies = batch::apply_all(&mut tx, jobs.iter().map(|job| &job.write)).await?;
+    let mut newest = *head.borrow();
+    let writes = jobs.iter().map(|job| &job.write);
+    let replies = batch::apply_all(&mut tx, writes, &mut newest).await?;
     tx.commit().await.map_err(failed)?;
+    head.send_if_modified(|head| std::mem::replace(head, newest) != newest);
     Ok(replies)
 }
 
-async fn commit_each(connection: &mut SqliteConnection, jobs: &mut Vec<Job>) {
+async fn commit_each(
+    connection: &mut SqliteConnection,
+    jobs: &mut Vec<Job>,
+    head: &watch::Sender<Cursor>,
+) {
     for job in jobs.drain(..) {
         let alone = std::slice::from_ref(&job);
-        let answer = commit_group(connection, alone)
+        let answer = commit_group(connection, alone, head)
             .await
             .and_then(|mut replies| replies.pop().ok_or(Error::Closed));
         let _ = job.answer.send(answer);

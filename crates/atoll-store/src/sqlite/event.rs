@@ -1,0 +1,294 @@
+//! Events: appended by the writer, read by everyone else.
+
+use atoll_core::event::{Cursor, EventKind, Subject};
+use atoll_core::time::Timestamp;
+use sqlx::query::Query;
+use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqlitePool};
+use sqlx::{AssertSqlSafe, Row as _};
+
+use super::apply::execute;
+use super::read::{Clauses, all, one};
+use super::{batch, decode};
+use crate::queries;
+use crate::row::{fields_to_json, to_i64};
+use crate::store::{
+    Error, EventFilter, EventGap, EventPage, EventQuery, EventRow, Result, StoredEvent,
+};
+
+/// Events that one page looks at, wanted or not: what bounds the time of a page of something rare.
+const SCAN_MAX: u64 = 50_000;
+
+type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
+
+/// Appends events in their order. Moves the head to the last of them.
+pub(super) async fn append(
+    tx: &mut SqliteConnection,
+    events: &[&EventRow],
+    head: &mut Cursor,
+) -> Result<()> {
+    for (text, piece) in batch::pieces(&batch::EVENTS, events) {
+        let mut statement = sqlx::query(text);
+        for event in piece {
+            statement = statement
+                .bind(event.subject.sandbox().map(|id| id.as_str()))
+                .bind(event.subject.node().map(|id| id.as_str()))
+                .bind(event.team.as_ref().map(|id| id.as_str()))
+                .bind(event.at.as_micros())
+                .bind(event.kind.as_str())
+                .bind(event.level.as_str())
+                .bind(event.message.as_str())
+                .bind(fields_to_json(&event.fields));
+        }
+        let done = statement
+            .execute(&mut *tx)
+            .await
+            .map_err(|source| Error::Database {
+                operation: "append events",
+                source,
+            })?;
+        *head = cursor(done.last_insert_rowid());
+    }
+    Ok(())
+}
+
+fn cursor(number: i64) -> Cursor {
+    Cursor::new(u64::try_from(number).unwrap_or(0))
+}
+
+/// The newest cursor that was ever given out.
+pub(super) async fn head(connection: &mut SqliteConnection) -> Result<Cursor> {
+    sqlx::query_scalar(queries::EVENT_HEAD)
+        .fetch_one(connection)
+        .await
+        .map(cursor)
+        .map_err(|source| Error::Database {
+            operation: "find the newest event",
+            source,
+        })
+}
+
+/// Appends what restricts events to a subject.
+fn push_subject(clauses: &mut Clauses, subject: &Subject) {
+    match subject {
+        Subject::Sandbox(_) => clauses.push("sandbox = "),
+        Subject::Node(_) => clauses.push("node = "),
+        Subject::Fleet => clauses.text.push_str("sandbox IS NULL AND node IS NULL"),
+    }
+}
+
+fn bind_subject<'q>(statement: Statement<'q>, subject: &'q Subject) -> Statement<'q> {
+    match subject {
+        Subject::Sandbox(id) => statement.bind(id.as_str()),
+        Subject::Node(id) => statement.bind(id.as_str()),
+        Subject::Fleet => statement,
+    }
+}
+
+fn list_text(filter: &EventFilter) -> String {
+    let mut clauses = Clauses::new(queries::EVENT_LIST, 0);
+    push_subject(&mut clauses, &filter.subject);
+    if filter.start.is_some() {
+        clauses.push(if filter.is_ascending {
+            " AND at >= "
+        } else {
+            " AND at <= "
+        });
+    }
+    if !filter.levels.is_empty() {
+        clauses.push_list(" AND level IN (", filter.levels.len());
+    }
+    if filter.search.is_some() {
+        clauses.push(" AND message LIKE ");
+        clauses.text.push_str(" ESCAPE '\\'");
+    }
+    clauses.push(if filter.is_ascending {
+        " ORDER BY at, seq LIMIT "
+    } else {
+        " ORDER BY at DESC, seq DESC LIMIT "
+    });
+    clauses.text
+}
+
+pub(super) async fn list(pool: &SqlitePool, filter: &EventFilter) -> Result<Vec<StoredEvent>> {
+    let mut statement = sqlx::query(AssertSqlSafe(list_text(filter)));
+    statement = bind_subject(statement, &filter.subject);
+    if let Some(start) = filter.start {
+        statement = statement.bind(start.as_micros());
+    }
+    for level in &filter.levels {
+        statement = statement.bind(*level);
+    }
+    if let Some(search) = &filter.search {
+        statement = statement.bind(pattern(search));
+    }
+    let rows = all(pool, "list events", statement.bind(i64::from(filter.limit))).await?;
+    rows.iter().map(decode::event).collect()
+}
+
+/// A LIKE pattern that matches the text itself anywhere.
+fn pattern(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len() + 2);
+    pattern.push('%');
+    for character in text.chars() {
+        if matches!(character, '%' | '_' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(character);
+    }
+    pattern.push('%');
+    pattern
+}
+
+fn list_after_text(query: &EventQuery) -> String {
+    let mut clauses = Clauses::new(queries::EVENT_LIST_AFTER, 2);
+    if query.team.is_some() {
+        clauses.push(" AND team = ");
+    }
+    if let Some(subject) = &query.subject {
+        clauses.text.push_str(" AND ");
+        push_subject(&mut clauses, subject);
+    }
+    if query.kinds.is_empty() {
+        clauses.push(" AND kind <> ");
+    } else {
+        clauses.push_list(" AND kind IN (", query.kinds.len());
+    }
+    clauses.push(" ORDER BY seq LIMIT ");
+    clauses.text
+}
+
+/// The next events after a cursor, up to `head`, which can be read already.
+pub(super) async fn list_after(
+    pool: &SqlitePool,
+    after: Cursor,
+    head: Cursor,
+    query: &EventQuery,
+    limit: u32,
+) -> Result<EventPage> {
+    let last = head.get().min(after.get().saturating_add(SCAN_MAX));
+    if last <= after.get() {
+        return Ok(EventPage {
+            events: Vec::new(),
+            next: after,
+        });
+    }
+    let mut statement = sqlx::query(AssertSqlSafe(list_after_text(query)))
+        .bind(to_i64(after.get()))
+        .bind(to_i64(last));
+    if let Some(team) = &query.team {
+        statement = statement.bind(team.as_str());
+    }
+    if let Some(subject) = &query.subject {
+        statement = bind_subject(statement, subject);
+    }
+    if query.kinds.is_empty() {
+        statement = statement.bind(EventKind::Log.as_str());
+    }
+    for kind in &query.kinds {
+        statement = statement.bind(kind.as_str());
+    }
+    let rows = all(pool, "read events", statement.bind(i64::from(limit))).await?;
+    let events: Vec<_> = rows.iter().map(decode::event).collect::<Result<_>>()?;
+    let is_full = events.len() as u64 >= u64::from(limit);
+    let next = match events.last() {
+        Some(event) if is_full => event.cursor,
+        Some(_) | None => Cursor::new(last),
+    };
+    Ok(EventPage { events, next })
+}
+
+pub(super) async fn gap(pool: &SqlitePool, after: Cursor) -> Result<Option<EventGap>> {
+    let operation = "look for pruned events";
+    let through = number(pool, operation, sqlx::query(queries::EVENT_PRUNED_GET)).await?;
+    if through <= after.get() {
+        return Ok(None);
+    }
+    let left = sqlx::query(queries::EVENT_COUNT_BETWEEN)
+        .bind(to_i64(after.get()))
+        .bind(to_i64(through));
+    let left = number(pool, operation, left).await?;
+    Ok(Some(EventGap {
+        through: Cursor::new(through),
+        missed: (through - after.get()).saturating_sub(left),
+    }))
+}
+
+async fn number(
+    pool: &SqlitePool,
+    operation: &'static str,
+    statement: Statement<'_>,
+) -> Result<u64> {
+    let Some(row) = one(pool, operation, statement).await? else {
+        return Ok(0);
+    };
+    let number: i64 = row
+        .try_get(0)
+        .map_err(|source| Error::Database { operation, source })?;
+    Ok(u64::try_from(number).unwrap_or(0))
+}
+
+pub(super) async fn cursor_get(pool: &SqlitePool, name: &str) -> Result<Option<Cursor>> {
+    let operation = "find a subscriber's cursor";
+    let statement = sqlx::query(queries::EVENT_CURSOR_GET).bind(name);
+    let Some(row) = one(pool, operation, statement).await? else {
+        return Ok(None);
+    };
+    let number = row
+        .try_get(0)
+        .map_err(|source| Error::Database { operation, source })?;
+    Ok(Some(cursor(number)))
+}
+
+pub(super) async fn cursor_set(
+    tx: &mut SqliteConnection,
+    name: &str,
+    cursor: Cursor,
+    at: Timestamp,
+) -> Result<()> {
+    let statement = sqlx::query(queries::EVENT_CURSOR_SET)
+        .bind(name)
+        .bind(to_i64(cursor.get()))
+        .bind(at.as_micros());
+    execute(tx, "keep a subscriber's cursor", statement).await?;
+    Ok(())
+}
+
+/// Removes the events of one sandbox. Answers the highest cursor among them.
+pub(super) async fn forget_sandbox(tx: &mut SqliteConnection, id: &str) -> Result<i64> {
+    let operation = "prune events";
+    let failed = |source| Error::Database { operation, source };
+    let newest = sqlx::query_scalar(queries::EVENTS_NEWEST_OF)
+        .bind(id)
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(failed)?;
+    execute(tx, operation, sqlx::query(queries::EVENTS_DELETE).bind(id)).await?;
+    Ok(newest)
+}
+
+/// Removes at most `limit` old events that belong to no sandbox. Answers the highest cursor among
+/// them.
+pub(super) async fn forget_others(
+    tx: &mut SqliteConnection,
+    before: Timestamp,
+    limit: u32,
+) -> Result<i64> {
+    let operation = "prune events";
+    let old: Vec<i64> = sqlx::query_scalar(queries::EVENTS_OF_NO_SANDBOX)
+        .bind(before.as_micros())
+        .bind(i64::from(limit))
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(|source| Error::Database { operation, source })?;
+    for seq in &old {
+        execute(tx, operation, sqlx::query(queries::EVENT_DELETE).bind(seq)).await?;
+    }
+    Ok(old.into_iter().max().unwrap_or(0))
+}
+
+/// Keeps in mind up to where events were pruned.
+pub(super) async fn mark_pruned(tx: &mut SqliteConnection, through: i64) -> Result<()> {
+    let statement = sqlx::query(queries::EVENT_PRUNED_SET).bind(through);
+    execute(tx, "prune events", statement).await?;
+    Ok(())
+}
