@@ -101,8 +101,6 @@ impl ControlPlane {
         let seed = hex::decode(seed.expose_secret()).map_err(|error| {
             Error::new(ErrorKind::Internal, "the store's token seed is damaged").with_source(error)
         })?;
-        let catalog = Catalog::default();
-        catalog.load(store.template_list().await.map_err(unavailable)?);
         let inner = Inner {
             registry: Registry::new(config.overcommit),
             reconciler: Reconciler::default(),
@@ -117,8 +115,9 @@ impl ControlPlane {
             clock,
             random,
             routes,
-            catalog,
+            catalog: Catalog::default(),
         };
+        inner.fail_interrupted_imports().await?;
         inner.load_live().await?;
         Ok(Self {
             inner: Arc::new(inner),

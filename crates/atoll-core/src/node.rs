@@ -88,6 +88,9 @@ pub enum Refusal {
     /// The node has no such sandbox.
     #[error("unknown sandbox")]
     UnknownSandbox,
+    /// What a template is to be made from is missing, malformed or refused: its author's to mend.
+    #[error("{0}")]
+    BadSource(String),
     /// The node lacks the template build.
     #[error("unknown template build")]
     UnknownTemplate,

@@ -363,6 +363,9 @@ impl Agent {
             Err(image::Error::Unsupported(what)) => {
                 CallOutcome::Refused(Refusal::Unsupported(what))
             }
+            Err(error) if error.is_sources_fault() => {
+                CallOutcome::Refused(Refusal::BadSource(owner::failed(&error).to_string()))
+            }
             Err(error) => CallOutcome::Refused(owner::failed(&error)),
         }
     }

@@ -33,6 +33,7 @@ pub mod debian;
 mod directory;
 mod guard;
 mod host;
+mod mounts;
 pub mod oci;
 pub mod registry;
 mod setup;
@@ -51,6 +52,8 @@ const METADATA_FILE: &str = "template.json";
 const PARTIAL_DIR: &str = ".partial";
 /// The layer of an imported template.
 const ROOT_LAYER: &str = "root";
+/// What [`Error::Io`] says was being done where the named source cannot be opened.
+const OPEN_SOURCE: &str = "open";
 /// Version of [`METADATA_FILE`]; a build of another version does not resolve.
 const FORMAT: u32 = 1;
 
@@ -156,6 +159,22 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the one who named the source can mend it: it is missing, malformed or refused.
+    /// Otherwise this machine, or a server it needs, is at fault.
+    #[must_use]
+    pub fn is_sources_fault(&self) -> bool {
+        match self {
+            Self::Image { source, .. } => source.is_sources_fault(),
+            Self::Pull { source, .. } => source.is_sources_fault(),
+            Self::Debian { source, .. } => source.is_sources_fault(),
+            Self::Unpack { source, .. } => source.is_sources_fault(),
+            Self::Io { action, source, .. } => {
+                *action == OPEN_SOURCE && source.kind() != io::ErrorKind::PermissionDenied
+            }
+            Self::Unsupported(_) => false,
+        }
+    }
+
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io {
@@ -441,7 +460,7 @@ impl Work<'_> {
                 Ok(ImageSettings::default())
             }),
             TemplateSource::Tar(path) => self.import(|root, budget| {
-                let file = fs::File::open(path).map_err(Error::io("open", path))?;
+                let file = fs::File::open(path).map_err(Error::io(OPEN_SOURCE, path))?;
                 let unpacked = unpack::unpack(io::BufReader::new(file), root, budget);
                 unpacked.map_err(unpack_error(path))?;
                 Ok(ImageSettings::default())
@@ -537,7 +556,9 @@ fn finish(partial: &Path, mounts: Vec<Mount>, image: ImageSettings) -> Result<()
     sync().map_err(Error::io("bring to disk", partial))
 }
 
+/// Removes a directory with all below it; what is mounted there is let go of first, never entered.
 fn remove_dir(path: &Path) -> Result<(), Error> {
+    mounts::detach_below(path).map_err(Error::io("unmount what is mounted below", path))?;
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Error::io("remove", path)(error))

@@ -3,7 +3,10 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
+use rustix::process::Signal;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -69,6 +72,16 @@ pub(crate) fn loop_configure(
     } else {
         Ok(())
     }
+}
+
+/// Has the kernel kill the command's process when the thread that starts it ends.
+pub(crate) fn end_with_parent(command: &mut Command) {
+    let die = || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+            .map_err(io::Error::from)
+    };
+    // SAFETY: between fork and exec the closure makes one system call, and allocates nothing.
+    unsafe { command.pre_exec(die) };
 }
 
 /// Lets the runtime watch a descriptor.

@@ -317,7 +317,8 @@ impl Store for SqliteStore {
     }
 
     async fn close(&self) {
-        self.writer.close().await;
+        // The writer last: whoever closes the file last empties its log, and readers may not.
         self.readers.close().await;
+        self.writer.close().await;
     }
 }

@@ -57,12 +57,39 @@ pub(crate) struct DevArgs {
     /// Domain of sandbox host names, `<port>-<id>.<domain>`.
     #[arg(long, env = "ATOLL_DOMAIN")]
     pub(crate) domain: Option<String>,
+    #[command(flatten)]
+    pub(crate) sources: SourceArgs,
     /// Print one JSON line when ready, and nothing else, on standard output.
     #[arg(long)]
     pub(crate) json: bool,
     /// How to write logs (standard error).
     #[arg(long, value_enum, default_value = "text", env = "ATOLL_LOG_FORMAT")]
     pub(crate) log_format: LogFormat,
+}
+
+/// Where a node gets what templates are made from.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct SourceArgs {
+    /// A host to pull a registry's images from before the registry itself; may repeat.
+    #[arg(
+        long = "registry-mirror",
+        value_name = "REGISTRY=HOST",
+        value_parser = parse_mirror,
+        env = "ATOLL_REGISTRY_MIRRORS",
+        value_delimiter = ','
+    )]
+    pub(crate) mirrors: Vec<(String, String)>,
+    /// A registry or mirror that is asked without TLS; may repeat.
+    #[arg(
+        long = "registry-plain-http",
+        value_name = "HOST",
+        env = "ATOLL_REGISTRY_PLAIN_HTTP",
+        value_delimiter = ','
+    )]
+    pub(crate) plain_http: Vec<String>,
+    /// Mirror that Debian suites are made from; this machine's own unless given.
+    #[arg(long, value_name = "URL", env = "ATOLL_DEBIAN_MIRROR")]
+    pub(crate) debian_mirror: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -291,6 +318,15 @@ pub(crate) struct BenchCreateArgs {
     /// Print one JSON object a line instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn parse_mirror(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((registry, host)) if !registry.is_empty() && !host.is_empty() => {
+            Ok((registry.to_owned(), host.to_owned()))
+        }
+        _ => Err("must be REGISTRY=HOST, such as docker.io=mirror.example:5000".to_owned()),
+    }
 }
 
 fn parse_variable(text: &str) -> Result<(String, String), String> {

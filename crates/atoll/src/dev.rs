@@ -29,6 +29,7 @@ pub(crate) async fn run(arguments: DevArgs) -> anyhow::Result<()> {
         data_dir: arguments.data.data_dir,
         api_key: arguments.api_key,
         domain: arguments.domain,
+        sources: arguments.sources,
     };
     let stack = tokio::select! {
         stack = Stack::start(options) => stack?,

@@ -15,10 +15,12 @@ use atoll_core::id::NodeId;
 use atoll_core::node::NodeEvent;
 use atoll_node::agent::{self, Agent};
 use atoll_node::driver::jail::{self, JailDriver};
+use atoll_node::image::registry::Registries;
 use atoll_node::image::{self, TemplateStore};
 use atoll_node::net;
 use tokio::sync::mpsc;
 
+use crate::cli::SourceArgs;
 use crate::guest;
 
 /// How much more than the machine has is promised. CPU is shared by weight, so promising it twice
@@ -45,6 +47,7 @@ pub(crate) async fn start(
     id: NodeId,
     data_dir: &Path,
     usual_disk_mib: u32,
+    sources: &SourceArgs,
     events: mpsc::Sender<NodeEvent>,
 ) -> anyhow::Result<Agent> {
     fs::create_dir_all(data_dir).with_context(|| format!("make `{}`", data_dir.display()))?;
@@ -66,7 +69,9 @@ pub(crate) async fn start(
         dir: data_dir.join("templates"),
         sudo: Some(guest_agent.clone()),
     });
-    let templates = templates.context("open the templates")?;
+    let templates = templates
+        .context("open the templates")?
+        .with_import(import_config(sources));
     let driver = jail::Config {
         instance,
         data_dir: data_dir.to_owned(),
@@ -89,6 +94,22 @@ pub(crate) async fn start(
     };
     let clock = Arc::new(SystemClock);
     Ok(Agent::start(config, driver, templates, clock, events).await?)
+}
+
+fn import_config(sources: &SourceArgs) -> image::ImportConfig {
+    let mut registries = Registries::new();
+    for (registry, host) in &sources.mirrors {
+        let entry = registries.entry(registry.clone()).or_default();
+        entry.mirrors.push(host.clone());
+    }
+    for host in &sources.plain_http {
+        registries.entry(host.clone()).or_default().is_plain_http = true;
+    }
+    image::ImportConfig {
+        registries,
+        debian_mirror: sources.debian_mirror.clone(),
+        ..image::ImportConfig::default()
+    }
 }
 
 /// What tells this node's namespaces, cgroups and rules from those of others on the machine; the

@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::adapters::{HeartbeatsToControl, InProcessNode, NodeDialer, Routes};
+use crate::cli::SourceArgs;
 use crate::commands::doctor;
 use crate::connection::Connection;
 use crate::node;
@@ -65,6 +66,7 @@ pub(crate) struct Options {
     pub(crate) data_dir: PathBuf,
     pub(crate) api_key: Option<String>,
     pub(crate) domain: Option<String>,
+    pub(crate) sources: SourceArgs,
 }
 
 /// A running Atoll.
@@ -85,15 +87,33 @@ impl Stack {
     /// What keeps it from starting, with the way to mend it.
     pub(crate) async fn start(options: Options) -> anyhow::Result<Self> {
         check_key(options.api_key.as_deref())?;
-        let lock = prepare(&options.data_dir)?;
+        // Before the data directory is made: a port in use should leave nothing behind.
         let listener = listen(options.listen).await?;
+        let lock = prepare(&options.data_dir)?;
+        let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let started = Self::assemble(options, listener, lock, cancel.clone(), tasks.clone()).await;
+        if started.is_err() {
+            // What runs already gives back what it prepared.
+            cancel.cancel();
+            tasks.close();
+            // The error is worth more than a stop that takes too long; the next start cleans up.
+            let _ = tokio::time::timeout(DRAIN_TIMEOUT, tasks.wait()).await;
+        }
+        started
+    }
+
+    async fn assemble(
+        options: Options,
+        listener: TcpListener,
+        lock: fs::File,
+        cancel: CancellationToken,
+        tasks: TaskTracker,
+    ) -> anyhow::Result<Self> {
         let address = listener.local_addr()?;
         let data_dir = options.data_dir.canonicalize()?;
         let domain = options
             .domain
             .unwrap_or_else(|| format!("localhost:{}", address.port()));
-        let cancel = CancellationToken::new();
-        let tasks = TaskTracker::new();
 
         let component = |name: &'static str, work: BoxFuture<'static, ()>| {
             let cancel = cancel.clone();
@@ -108,7 +128,14 @@ impl Stack {
 
         keep_private(&data_dir.join(DATABASE_FILE))?;
         let table = RouteTable::default();
-        let (agent, control) = join(&data_dir, table.clone(), &component, &cancel).await?;
+        let (agent, control) = join(
+            &data_dir,
+            &options.sources,
+            table.clone(),
+            &component,
+            &cancel,
+        )
+        .await?;
         let key = team_key(&control, &data_dir, options.api_key).await?;
         ensure_base(&control).await?;
 
@@ -184,6 +211,7 @@ impl Stack {
 /// Starts the node and the control plane, and makes them known to each other.
 async fn join(
     data_dir: &Path,
+    sources: &SourceArgs,
     table: RouteTable,
     component: &(dyn Fn(&'static str, BoxFuture<'static, ()>) + Sync),
     cancel: &CancellationToken,
@@ -191,9 +219,15 @@ async fn join(
     let (events, node_events) = mpsc::channel(NODE_EVENTS_MAX);
     let id: NodeId = NODE_NAME.parse()?;
     let folder = data_dir.join("node");
-    let agent = node::start(id.clone(), &folder, BASE_RESOURCES.disk_mib, events)
-        .await
-        .context("start the node")?;
+    let agent = node::start(
+        id.clone(),
+        &folder,
+        BASE_RESOURCES.disk_mib,
+        sources,
+        events,
+    )
+    .await
+    .context("start the node")?;
     let (running, stop) = (agent.clone(), cancel.clone());
     component("node", async move { running.run(stop).await }.boxed());
 

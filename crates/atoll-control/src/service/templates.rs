@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use atoll_core::error::ErrorKind;
 use atoll_core::id::{BuildId, ID_BODY_LEN, TeamId, TemplateId};
-use atoll_core::node::CallOutcome;
+use atoll_core::node::{CallOutcome, Refusal};
 use atoll_core::template::{BuildStatus, Template, TemplateSource};
 use atoll_store::store::{Inserted, Removed, TemplateRow};
 use tokio::time::timeout;
@@ -197,6 +197,20 @@ fn check_import(request: &ImportRequest) -> Result<()> {
     Ok(())
 }
 
+/// The error for a template that a node did not make.
+fn not_made(refusal: &Refusal) -> Error {
+    let kind = match refusal {
+        Refusal::BadSource(_) => ErrorKind::InvalidArgument,
+        Refusal::Unsupported(_) => ErrorKind::Unsupported,
+        Refusal::NoRoom(_)
+        | Refusal::StaleGeneration { .. }
+        | Refusal::UnknownSandbox
+        | Refusal::UnknownTemplate
+        | Refusal::Failed(_) => ErrorKind::Internal,
+    };
+    Error::new(kind, format!("the template could not be made: {refusal}"))
+}
+
 impl Inner {
     fn find_template(&self, team: &TeamId, reference: &str) -> Result<Arc<TemplateRow>> {
         match self.catalog.find(team, &Reference::parse(reference)?) {
@@ -303,12 +317,7 @@ impl Inner {
             });
             match outcome {
                 CallOutcome::Done(()) => {}
-                CallOutcome::Refused(refusal) => {
-                    return Err(Error::new(
-                        ErrorKind::Internal,
-                        format!("the template could not be made: {refusal}"),
-                    ));
-                }
+                CallOutcome::Refused(refusal) => return Err(not_made(&refusal)),
                 CallOutcome::Unknown(detail) => {
                     return Err(Error::new(
                         ErrorKind::Unavailable,
@@ -317,6 +326,25 @@ impl Inner {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Marks templates as failed whose making an earlier run began and did not end: nobody carries
+    /// it on, and its source is not kept. Importing again takes the same ids.
+    pub(crate) async fn fail_interrupted_imports(&self) -> Result<()> {
+        for row in self.store.template_list().await.map_err(unavailable)? {
+            if row.template.status != BuildStatus::Building {
+                continue;
+            }
+            tracing::warn!(template = %row.template.id, "the import of a template was interrupted");
+            let mut template = row.template;
+            template.status = BuildStatus::Failed;
+            template.updated_at = self.clock.now();
+            let updated = self.store.template_update(&template).await;
+            updated.map_err(unavailable)?;
+        }
+        self.catalog
+            .load(self.store.template_list().await.map_err(unavailable)?);
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal};
 
 use super::tree::{Meta, Tree};
 use super::unpack::{self, Budget, UnpackError};
+use crate::sys;
 
 /// The tool, and the package that has it.
 const TOOL: &str = "mmdebstrap";
@@ -44,6 +45,18 @@ pub enum DebianError {
     Unpack(#[from] UnpackError),
 }
 
+impl DebianError {
+    /// Whether the suite or a package is at fault, as far as the tool tells: it fails alike for a
+    /// name that no mirror knows and for a mirror that does not answer, and the first is usual.
+    pub(super) fn is_sources_fault(&self) -> bool {
+        match self {
+            Self::Name(_) | Self::Failed(_) => true,
+            Self::Unpack(error) => error.is_sources_fault(),
+            Self::NotInstalled | Self::Run(_) => false,
+        }
+    }
+}
+
 /// Makes the suite with more packages and unpacks it into the tree. `scratch` is a directory for
 /// the tool.
 pub(super) fn import(
@@ -68,8 +81,9 @@ pub(super) fn import(
             return Err(DebianError::Name((*name).to_owned()));
         }
     }
-    let mut command = Command::new(TOOL);
+    let mut command = confined();
     command
+        .arg(TOOL)
         .arg("--variant=minbase")
         .arg("--format=tar")
         .arg(format!("--include={}", names.join(",")))
@@ -83,18 +97,18 @@ pub(super) fn import(
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => DebianError::NotInstalled,
-        _ => DebianError::Run(error),
-    })?;
+    if !is_installed() {
+        return Err(DebianError::NotInstalled);
+    }
+    let mut child = command.spawn().map_err(DebianError::Run)?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     std::thread::scope(|scope| {
         let told = scope.spawn(move || relay(stderr, log));
         let unpacked = stdout.map_or(Ok(()), |archive| unpack::unpack(archive, tree, budget));
         if unpacked.is_err() {
-            // Asked to end, it cleans up after itself. It may have ended already, which is an error
-            // that says nothing new.
-            let _ = rustix::process::kill_process(Pid::from_child(&child), Signal::TERM);
+            // Everything it started and mounted ends with it. It may have ended already, which is
+            // an error that says nothing new.
+            let _ = rustix::process::kill_process(Pid::from_child(&child), Signal::KILL);
         }
         let status = child.wait().map_err(DebianError::Run)?;
         let last_lines = told.join().unwrap_or_default();
@@ -108,6 +122,28 @@ pub(super) fn import(
             Err(refused) => Err(refused.into()),
         }
     })
+}
+
+/// A command that runs another in namespaces of its own for processes and mounts: whatever it
+/// mounts is never seen outside, and when this process dies, the kernel ends all of it.
+fn confined() -> Command {
+    let mut command = Command::new("unshare");
+    command.args([
+        "--mount",
+        "--propagation=private",
+        "--pid",
+        "--mount-proc",
+        "--fork",
+        "--kill-child=SIGKILL",
+        "--",
+    ]);
+    sys::end_with_parent(&mut command);
+    command
+}
+
+fn is_installed() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(TOOL).is_file())
 }
 
 /// Passes the tool's messages on, and returns the last of them.

@@ -73,6 +73,30 @@ pub enum OciError {
     },
 }
 
+impl OciError {
+    /// Whether the image itself is at fault, and not this machine.
+    pub(super) fn is_sources_fault(&self) -> bool {
+        match self {
+            Self::Unpack { source, .. } => source.is_sources_fault(),
+            Self::Read { source, .. } => is_missing(source),
+            Self::Malformed { .. }
+            | Self::Digest(_)
+            | Self::BadDigest(_)
+            | Self::Platform(_)
+            | Self::Depth
+            | Self::Layer(_) => true,
+        }
+    }
+}
+
+/// Whether a named file or directory is not there, or is something else.
+pub(super) fn is_missing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory
+    )
+}
+
 /// A pointer to a blob.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -68,6 +68,25 @@ pub enum PullError {
     Io(#[from] io::Error),
 }
 
+impl PullError {
+    /// Whether the reference or the image is at fault, and not this machine or the network.
+    pub(super) fn is_sources_fault(&self) -> bool {
+        use OciDistributionError as E;
+        match self {
+            Self::Reference(_) | Self::TooLarge(_) => true,
+            Self::Image(error) => error.is_sources_fault(),
+            Self::Registry { source, .. } => matches!(
+                **source,
+                E::ImageManifestNotFoundError(_)
+                    | E::RegistryError { .. }
+                    | E::AuthenticationFailure(_)
+                    | E::UnauthorizedError { .. }
+            ),
+            Self::Io(_) => false,
+        }
+    }
+}
+
 /// Pulls an image for this machine into `layout`, and returns its manifest.
 pub(super) async fn pull(
     image: &str,

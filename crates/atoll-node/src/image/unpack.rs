@@ -68,6 +68,22 @@ pub enum UnpackError {
     Damaged(#[source] io::Error),
 }
 
+impl UnpackError {
+    /// Whether the archive or directory is at fault, and not this machine.
+    pub(super) fn is_sources_fault(&self) -> bool {
+        match self {
+            Self::TooLarge(_) | Self::TooMany(_) | Self::Damaged(_) => true,
+            Self::Entry { source, .. } => !matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull
+                    | io::ErrorKind::QuotaExceeded
+                    | io::ErrorKind::ReadOnlyFilesystem
+                    | io::ErrorKind::PermissionDenied
+            ),
+        }
+    }
+}
+
 /// What is left of the [`Limits`].
 #[derive(Debug)]
 pub(super) struct Budget {

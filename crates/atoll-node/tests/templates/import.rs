@@ -39,6 +39,25 @@ fn chain(error: &Error) -> String {
     text
 }
 
+/// A tool that was killed half-way left its mounts; the next start failed on them, and a removal
+/// that entered them would have emptied what was mounted.
+#[test]
+fn what_is_mounted_in_a_half_made_template_is_let_go_of() {
+    if !can_mount() {
+        return;
+    }
+    let (dir, store) = store();
+    let precious = dir.path().join("precious");
+    let below = dir.path().join("templates/.partial/build-0/scratch/sys");
+    std::fs::create_dir_all(&precious).unwrap();
+    std::fs::create_dir_all(&below).unwrap();
+    std::fs::write(precious.join("file"), "text").unwrap();
+    rustix::mount::mount_bind(&precious, &below).unwrap();
+    store.sweep().unwrap();
+    assert!(precious.join("file").is_file());
+    assert_eq!(names(&dir.path().join("templates/.partial")), [""; 0]);
+}
+
 #[test]
 fn a_directory_becomes_a_template() {
     if !can_mount() {

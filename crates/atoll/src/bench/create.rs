@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::bench::{compare, machine};
-use crate::cli::BenchCreateArgs;
+use crate::cli::{BenchCreateArgs, SourceArgs};
 use crate::client::Client;
 use crate::output;
 use crate::process::Processes;
@@ -83,6 +83,7 @@ pub(crate) async fn run(arguments: &BenchCreateArgs) -> anyhow::Result<()> {
         data_dir: folder.path().join("data"),
         api_key: None,
         domain: None,
+        sources: SourceArgs::default(),
     });
     let stack = stack.await?;
     let result = measure(arguments, &Client::new(stack.connection().clone())?).await;
