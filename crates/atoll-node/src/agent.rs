@@ -364,7 +364,7 @@ impl Agent {
                 CallOutcome::Refused(Refusal::Unsupported(what))
             }
             Err(error) if error.is_sources_fault() => {
-                CallOutcome::Refused(Refusal::BadSource(owner::failed(&error).to_string()))
+                CallOutcome::Refused(Refusal::BadSource(owner::Chain(&error).to_string()))
             }
             Err(error) => CallOutcome::Refused(owner::failed(&error)),
         }

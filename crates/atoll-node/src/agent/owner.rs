@@ -306,7 +306,7 @@ pub(super) fn failed(error: &dyn std::error::Error) -> Refusal {
 }
 
 /// An error with its causes, on one line.
-struct Chain<'a>(&'a dyn std::error::Error);
+pub(super) struct Chain<'a>(pub(super) &'a dyn std::error::Error);
 
 impl std::fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

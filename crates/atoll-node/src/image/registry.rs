@@ -69,19 +69,12 @@ pub enum PullError {
 }
 
 impl PullError {
-    /// Whether the reference or the image is at fault, and not this machine or the network.
+    /// Whether the reference or the image is at fault, and not this machine. A registry that does
+    /// not answer is part of the reference: whoever named it can name another.
     pub(super) fn is_sources_fault(&self) -> bool {
-        use OciDistributionError as E;
         match self {
-            Self::Reference(_) | Self::TooLarge(_) => true,
+            Self::Reference(_) | Self::TooLarge(_) | Self::Registry { .. } => true,
             Self::Image(error) => error.is_sources_fault(),
-            Self::Registry { source, .. } => matches!(
-                **source,
-                E::ImageManifestNotFoundError(_)
-                    | E::RegistryError { .. }
-                    | E::AuthenticationFailure(_)
-                    | E::UnauthorizedError { .. }
-            ),
             Self::Io(_) => false,
         }
     }

@@ -58,6 +58,27 @@ fn what_is_mounted_in_a_half_made_template_is_let_go_of() {
     assert_eq!(names(&dir.path().join("templates/.partial")), [""; 0]);
 }
 
+/// A wrong name was answered like a defect of ours.
+#[test]
+fn a_source_that_is_not_there_is_its_authors_to_mend() {
+    let (dir, store) = store();
+    let absent = dir.path().join("absent");
+    let file = dir.path().join("file");
+    std::fs::write(&file, "neither archive nor layout").unwrap();
+    for source in [
+        TemplateSource::Directory(absent.clone()),
+        TemplateSource::Tar(absent.clone()),
+        TemplateSource::Tar(file.clone()),
+        TemplateSource::OciLayout(absent),
+        TemplateSource::OciLayout(file),
+        TemplateSource::Image("NOT A REFERENCE".to_owned()),
+        TemplateSource::Image("127.0.0.1:1/nobody/listens".to_owned()),
+    ] {
+        let error = build(&store, &source).unwrap_err();
+        assert!(error.is_sources_fault(), "{source:?}: {}", chain(&error));
+    }
+}
+
 #[test]
 fn a_directory_becomes_a_template() {
     if !can_mount() {
