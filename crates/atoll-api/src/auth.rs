@@ -18,8 +18,8 @@ use crate::error::ApiError;
 use crate::limit::MAX_CREDENTIAL_LEN;
 use crate::rest::Api;
 
-const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-const ADMIN_TOKEN: HeaderName = HeaderName::from_static("x-admin-token");
+pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+pub(crate) const ADMIN_TOKEN: HeaderName = HeaderName::from_static("x-admin-token");
 const TEAM_ID: HeaderName = HeaderName::from_static("x-team-id");
 
 /// The key id under which the operator's deeds are recorded.

@@ -1,6 +1,6 @@
 //! Errors on their way out: what each kind of failure means for a client and for the operator.
 //!
-//! The four tables below are the only place where a kind gets a status, a Connect code, a
+//! The four tables below are the only place where a kind gets a status, an RPC code, a
 //! retryability or a log level. None has a catch-all arm: a new kind does not compile until each
 //! table says what it is.
 
@@ -11,11 +11,15 @@ use std::time::Duration;
 use atoll_core::error::ErrorKind;
 use axum::Json;
 use axum::response::{IntoResponse, Response};
+use connectrpc::ErrorCode;
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
 use crate::limit::RETRY_AFTER_DEFAULT;
+
+/// How a refusal begins that is about the form of a request.
+const VALIDATION: &str = "validation error: ";
 
 /// The HTTP status of a kind.
 #[must_use]
@@ -34,23 +38,23 @@ pub const fn status(kind: ErrorKind) -> StatusCode {
     }
 }
 
-/// The Connect code of a kind (Connect protocol, error codes).
+/// The code of a kind in gRPC, gRPC-Web and Connect.
 #[must_use]
-pub const fn connect_code(kind: ErrorKind) -> &'static str {
+pub const fn rpc_code(kind: ErrorKind) -> ErrorCode {
     match kind {
-        ErrorKind::InvalidArgument => "invalid_argument",
-        ErrorKind::NotFound => "not_found",
-        ErrorKind::AlreadyExists => "already_exists",
-        ErrorKind::Conflict => "failed_precondition",
-        ErrorKind::Unauthenticated => "unauthenticated",
-        ErrorKind::PermissionDenied => "permission_denied",
+        ErrorKind::InvalidArgument => ErrorCode::InvalidArgument,
+        ErrorKind::NotFound => ErrorCode::NotFound,
+        ErrorKind::AlreadyExists => ErrorCode::AlreadyExists,
+        ErrorKind::Conflict => ErrorCode::FailedPrecondition,
+        ErrorKind::Unauthenticated => ErrorCode::Unauthenticated,
+        ErrorKind::PermissionDenied => ErrorCode::PermissionDenied,
         ErrorKind::QuotaExceeded | ErrorKind::RateLimited | ErrorKind::NoCapacity => {
-            "resource_exhausted"
+            ErrorCode::ResourceExhausted
         }
-        ErrorKind::Unavailable => "unavailable",
-        ErrorKind::DeadlineExceeded => "deadline_exceeded",
-        ErrorKind::Unsupported => "unimplemented",
-        ErrorKind::Internal => "internal",
+        ErrorKind::Unavailable => ErrorCode::Unavailable,
+        ErrorKind::DeadlineExceeded => ErrorCode::DeadlineExceeded,
+        ErrorKind::Unsupported => ErrorCode::Unimplemented,
+        ErrorKind::Internal => ErrorCode::Internal,
     }
 }
 
@@ -104,6 +108,15 @@ pub(crate) struct ErrorBody {
     error_code: Option<&'static str>,
 }
 
+/// What is wrong with one field of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Violation {
+    /// The path of the field, as the `.proto` names it.
+    pub(crate) field: String,
+    /// What is wrong with it.
+    pub(crate) problem: String,
+}
+
 /// An error answer in the making.
 #[derive(Debug, Clone)]
 pub struct ApiError {
@@ -112,6 +125,8 @@ pub struct ApiError {
     message: String,
     code: Option<&'static str>,
     retry_after: Option<Duration>,
+    /// What is wrong with which field, where that is known.
+    violations: Vec<Violation>,
     /// The chain of causes, for the log only.
     cause: Option<String>,
 }
@@ -126,6 +141,7 @@ impl ApiError {
             message: message.into(),
             code: None,
             retry_after: None,
+            violations: Vec::new(),
             cause: None,
         }
     }
@@ -133,10 +149,55 @@ impl ApiError {
     /// A request that does not fit its schema.
     #[must_use]
     pub fn validation(problem: impl std::fmt::Display) -> Self {
-        Self::new(
-            ErrorKind::InvalidArgument,
-            format!("validation error: {problem}"),
-        )
+        Self::new(ErrorKind::InvalidArgument, format!("{VALIDATION}{problem}"))
+    }
+
+    /// Says which field the error is about, in the `.proto`'s words.
+    #[must_use]
+    pub(crate) fn at(mut self, field: impl Into<String>) -> Self {
+        let problem = self.message.strip_prefix(VALIDATION);
+        self.violations.push(Violation {
+            field: field.into(),
+            problem: problem.unwrap_or(&self.message).to_owned(),
+        });
+        self
+    }
+
+    /// Says in which part of the request the fields are.
+    #[must_use]
+    pub(crate) fn within(mut self, part: &str) -> Self {
+        for violation in &mut self.violations {
+            violation.field = format!("{part}.{}", violation.field);
+        }
+        self
+    }
+
+    /// Takes over what is wrong with other fields.
+    #[must_use]
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        self.violations.extend(other.violations);
+        self
+    }
+
+    pub(crate) const fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    pub(crate) const fn code(&self) -> Option<&'static str> {
+        self.code
+    }
+
+    pub(crate) fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    /// When to try again, if that makes sense at all.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        is_retryable(self.kind).then(|| self.retry_after.unwrap_or(RETRY_AFTER_DEFAULT))
     }
 
     /// A part of the E2B surface that this version does not serve.
@@ -203,13 +264,19 @@ impl ApiError {
 impl From<atoll_control::Error> for ApiError {
     fn from(error: atoll_control::Error) -> Self {
         let cause = error.source().map(chain);
-        Self {
+        let field = error.field;
+        let error = Self {
             kind: error.kind,
             status: status(error.kind),
             message: error.message,
             code: error.code,
             retry_after: error.retry_after,
+            violations: Vec::new(),
             cause,
+        };
+        match field {
+            Some(field) => error.at(field),
+            None => error,
         }
     }
 }
@@ -263,7 +330,6 @@ mod tests {
                 status.is_client_error() || status.is_server_error(),
                 "{kind:?}"
             );
-            assert!(!connect_code(kind).is_empty());
             // What is retryable has a status that the SDKs retry.
             let retried = matches!(status.as_u16(), 429 | 502 | 503 | 504);
             assert_eq!(is_retryable(kind), retried, "{kind:?}");

@@ -21,8 +21,8 @@ const TRACE_ID: HeaderName = HeaderName::from_static("x-e2b-trace-id");
 /// The places for requests, and how long each may be kept.
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
-    slots: Arc<Semaphore>,
-    timeout: Duration,
+    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) timeout: Duration,
 }
 
 impl Places {
@@ -87,6 +87,11 @@ pub(crate) async fn bound(State(places): State<Places>, request: Request, next: 
 
 /// Answers for a handler that panicked. The guard logs it as the defect it is.
 pub(crate) fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    defect(panic).into_response()
+}
+
+/// The error for a handler that panicked.
+pub(crate) fn defect(panic: Box<dyn Any + Send>) -> ApiError {
     let text = match panic.downcast::<String>() {
         Ok(text) => *text,
         Err(other) => other
@@ -95,5 +100,5 @@ pub(crate) fn panicked(panic: Box<dyn Any + Send>) -> Response {
     };
     let error = atoll_control::Error::new(ErrorKind::Internal, "internal error")
         .with_source(format!("handler panicked: {text}"));
-    ApiError::from(error).into_response()
+    ApiError::from(error)
 }

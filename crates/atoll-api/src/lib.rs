@@ -1,4 +1,5 @@
-//! The control API: the E2B surface under `/`, the operators' surface under `/admin/v1`.
+//! The control API: the E2B surface under `/`, the operators' surface under `/admin/v1`, and the
+//! orchestrator's service over gRPC, gRPC-Web and Connect.
 //!
 //! This is the only crate that knows REST and JSON. It turns requests into the use cases of
 //! [`atoll_control::ControlPlane`] and their outcomes into answers, and decides nothing else:
@@ -9,7 +10,7 @@
 //!
 //! Invariants:
 //! - Every error, also one of routing or of a middleware, has the body `{"code": <HTTP status>,
-//!   "message", "error_code"?}`.
+//!   "message", "error_code"?}`; one of an RPC has the form of its protocol.
 //! - Nothing is read of a request's body before its sender is known.
 //! - What is not served says so with 501; nothing is accepted and then ignored.
 //! - `spec/openapi.yml` and `spec/openapi-admin.yml` name exactly the operations of
@@ -18,6 +19,7 @@
 
 pub mod auth;
 mod body;
+mod check;
 mod dto;
 pub mod error;
 mod guard;
@@ -25,4 +27,5 @@ pub mod limit;
 mod network;
 mod query;
 pub mod rest;
+mod rpc;
 mod time;

@@ -13,6 +13,30 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// (60 s for a create), shorter than what load balancers usually allow.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(70);
 
+/// How long an RPC may take where its caller allows more or says nothing. Longer than the longest
+/// wait of a use case, and shorter than [`REQUEST_TIMEOUT`], so that the answer comes in the words
+/// of the protocol.
+pub const RPC_TIMEOUT_MAX: Duration = Duration::from_secs(65);
+
+/// How long a stream of an RPC may last. Whoever watches longer begins again at its cursor; what
+/// forgot to hang up does not keep a place for ever.
+pub const RPC_STREAM_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+
+/// Streams of RPCs at once. Each is a task and a buffer for as long as its watcher likes.
+pub const MAX_RPC_STREAMS: usize = 1024;
+
+/// The largest message of an RPC: what gRPC libraries expect by default.
+pub const MAX_RPC_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Sandboxes in one batch: each takes a place on a node and a wait of its own.
+pub const MAX_BATCH: usize = 100;
+
+/// Characters of a batch's request id: the place of a request in the batch is put behind it.
+pub const MAX_BATCH_REQUEST_ID_LEN: usize = 250;
+
+/// How often the health that a client watches is looked at.
+pub const HEALTH_WATCH_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Requests under way at once. Each waiting create costs a few KiB; more than this means that the
 /// machine is not keeping up, and waiting longer would not help.
 pub const MAX_REQUESTS: usize = 4096;

@@ -17,6 +17,10 @@ use crate::query::shorten;
 /// Denies everything: the SDKs call it `ALL_TRAFFIC`.
 const ALL_TRAFFIC: &str = "0.0.0.0/0";
 
+/// The lists as the `.proto` names them.
+const ALLOW_OUT: &str = "network.allow_out";
+const DENY_OUT: &str = "network.deny_out";
+
 /// The `network` part of a create request.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -84,7 +88,8 @@ impl NetworkDto {
         if !public_traffic && !is_secured {
             return Err(ApiError::validation(
                 "`network.allowPublicTraffic` can only be false for a sandbox made with `secure`",
-            ));
+            )
+            .at("network.public_traffic"));
         }
         if let Some(host) = &self.mask_request_host {
             check_mask(host)?;
@@ -117,23 +122,37 @@ impl NetworkUpdateDto {
 }
 
 impl EgressDto {
+    /// Lists and nothing else.
+    pub(crate) fn of(allow_out: Vec<String>, deny_out: Vec<String>) -> Self {
+        Self {
+            allow_out: Some(allow_out),
+            deny_out: Some(deny_out),
+            ..Self::default()
+        }
+    }
+
     fn into_lists(self) -> Result<(Vec<String>, Vec<String>), ApiError> {
         self.refuse_unsupported()?;
         let allow = self.allow_out.unwrap_or_default();
         let deny = self.deny_out.unwrap_or_default();
-        for (name, list) in [("allowOut", &allow), ("denyOut", &deny)] {
+        for (name, field, list) in [
+            ("allowOut", ALLOW_OUT, &allow),
+            ("denyOut", DENY_OUT, &deny),
+        ] {
             if list.len() > MAX_NETWORK_ENTRIES {
                 return Err(ApiError::validation(format_args!(
                     "`{name}` has {} entries, at most {MAX_NETWORK_ENTRIES} are allowed",
                     list.len()
-                )));
+                ))
+                .at(field));
             }
         }
         if let Some(entry) = deny.iter().find(|entry| !is_ip_or_cidr(entry)) {
             return Err(ApiError::validation(format_args!(
                 "invalid denied CIDR `{}`: it must be an IP address or a CIDR",
                 shorten(entry)
-            )));
+            ))
+            .at(DENY_OUT));
         }
         let mut has_domains = false;
         for entry in &allow {
@@ -144,7 +163,8 @@ impl EgressDto {
                 return Err(ApiError::validation(format_args!(
                     "invalid allowed address `{}`: it must be an IP address, a CIDR or a domain",
                     shorten(entry)
-                )));
+                ))
+                .at(ALLOW_OUT));
             }
             has_domains = true;
         }
@@ -152,7 +172,8 @@ impl EgressDto {
             return Err(ApiError::validation(
                 "`allowOut` contains domains: you must include 'ALL_TRAFFIC' in deny out to block \
                  all other traffic.",
-            ));
+            )
+            .at(ALLOW_OUT));
         }
         Ok((allow, deny))
     }
@@ -219,7 +240,8 @@ fn check_mask(host: &str) -> Result<(), ApiError> {
     Err(ApiError::validation(format_args!(
         "mask request host is not valid: `{}`",
         shorten(host)
-    )))
+    ))
+    .at("network.mask_request_host"))
 }
 
 #[cfg(test)]

@@ -183,7 +183,8 @@ pub(crate) fn encode_cursor(cursor: &ListCursor) -> String {
     URL_SAFE_NO_PAD.encode(format!("{at}{CURSOR_SEPARATOR}{}", cursor.id))
 }
 
-fn decode_cursor(text: &str) -> Option<ListCursor> {
+/// The cursor of such a text.
+pub(crate) fn decode_cursor(text: &str) -> Option<ListCursor> {
     let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok()?;
     let decoded = String::from_utf8(bytes).ok()?;
     let (at, id) = decoded.split_once(CURSOR_SEPARATOR)?;

@@ -25,6 +25,7 @@ use crate::error::ApiError;
 use crate::guard::{self, Places};
 use crate::limit::{MAX_REQUESTS, REQUEST_TIMEOUT};
 use crate::rest::imports::Imports;
+use crate::rpc;
 
 mod admin;
 mod health;
@@ -93,8 +94,9 @@ impl Api {
             .fallback(no_route)
             .method_not_allowed_fallback(no_method)
             .with_state(self.clone())
-            .layer(middleware::from_fn_with_state(places, guard::bound))
+            .layer(middleware::from_fn_with_state(places.clone(), guard::bound))
             .layer(CatchPanicLayer::custom(guard::panicked))
+            .merge(rpc::router(self, &places))
             .layer(middleware::from_fn(guard::trace))
             .layer(cors)
     }

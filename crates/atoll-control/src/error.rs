@@ -45,6 +45,8 @@ pub struct Error {
     pub message: String,
     /// When trying again makes sense, if the kind allows it at all.
     pub retry_after: Option<Duration>,
+    /// The field of the request that is wrong, where it is one.
+    pub field: Option<&'static str>,
     /// The cause, for the log.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -59,6 +61,7 @@ impl Error {
             code: None,
             message: message.into(),
             retry_after: None,
+            field: None,
             source: None,
         }
     }
@@ -80,6 +83,13 @@ impl Error {
     #[must_use]
     pub fn with_retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
+        self
+    }
+
+    /// Adds which field of the request is wrong.
+    #[must_use]
+    pub fn with_field(mut self, field: &'static str) -> Self {
+        self.field = Some(field);
         self
     }
 

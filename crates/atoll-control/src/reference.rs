@@ -38,7 +38,8 @@ impl Reference {
                 "`{}` is not a template reference: [namespace/]name[:tag] of letters, digits, \
                  `-` and `_`",
                 text.chars().take(PART_MAX).collect::<String>()
-            )));
+            ))
+            .with_field("template"));
         }
         Ok(Self {
             namespace: namespace.map(str::to_owned),

@@ -1,10 +1,11 @@
 //! The messages and services of `spec/proto` in Rust.
 //!
 //! Everything here is generated at build time and has no logic. The JSON names, the field numbers
-//! and the paths (`/process.Process/Start`) are what the E2B SDKs use, so the generated types are
-//! the wire and nothing else; a crate that needs a domain type converts at its own border.
+//! and the paths (`/process.Process/Start`) are what clients use, so the generated types are the
+//! wire and nothing else; a crate that needs a domain type converts at its own border.
 //!
-//! The feature `client` adds `ProcessClient` and `FilesystemClient`; servers do without.
+//! The feature `client` adds the clients of the services; servers do without. The feature
+//! `orchestrator` adds the orchestrator's service, which the guest agent does not need.
 
 #![forbid(unsafe_code)]
 
@@ -19,9 +20,33 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/protocols.rs"));
 }
 
+#[cfg(feature = "orchestrator")]
+mod orchestrated {
+    #![allow(
+        warnings,
+        clippy::all,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        reason = "generated code follows the rules of its generator"
+    )]
+    include!(concat!(env!("OUT_DIR"), "/orchestrator.rs"));
+}
+
 pub use generated::filesystem::__buffa::oneof as filesystem_oneof;
 pub use generated::process::__buffa::oneof as process_oneof;
 pub use generated::{filesystem, process};
+#[cfg(feature = "orchestrator")]
+pub use orchestrated::atoll::orchestrator::v1 as orchestrator;
+#[cfg(feature = "orchestrator")]
+pub use orchestrated::atoll::orchestrator::v1::__buffa::oneof as orchestrator_oneof;
+#[cfg(feature = "orchestrator")]
+pub use orchestrated::google::rpc as google_rpc;
+
+/// The descriptors of the orchestrator's service and of everything it uses, as a
+/// `google.protobuf.FileDescriptorSet`: what server reflection tells.
+#[cfg(feature = "orchestrator")]
+pub const ORCHESTRATOR_DESCRIPTORS: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/orchestrator.fds.bin"));
 
 /// The version of the envd protocol that this build's guest agent implements. Clients enable
 /// features by it, so it is raised only together with what it promises.

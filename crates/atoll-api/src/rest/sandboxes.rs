@@ -1,6 +1,5 @@
 //! Making, reaching and ending single sandboxes.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use atoll_control::request::CreateRequest;
@@ -14,16 +13,14 @@ use sha2::{Digest as _, Sha256};
 use super::{Answer, Api, SandboxPath, Table, json, no_content};
 use crate::auth::Caller;
 use crate::body::{JsonBody, OptionalJsonBody};
+use crate::check;
 use crate::dto::{NewSandbox, RefreshDto, SandboxDetailDto, SandboxDto, TimeoutDto};
 use crate::error::ApiError;
 use crate::limit::{
-    DEFAULT_TIMEOUT_V1_SECONDS, DEFAULT_TIMEOUT_V2_SECONDS, MAX_ENV_BYTES, MAX_ENV_ENTRIES,
-    MAX_ENV_ENTRY_LEN, MAX_IDEMPOTENCY_KEY_LEN, MAX_METADATA_BYTES, MAX_METADATA_ENTRIES,
-    MAX_METADATA_KEY_LEN, MAX_REFRESH_SECONDS, MAX_TEMPLATE_REFERENCE_LEN, MAX_WIRE_SECONDS,
+    DEFAULT_TIMEOUT_V1_SECONDS, DEFAULT_TIMEOUT_V2_SECONDS, MAX_REFRESH_SECONDS, MAX_WIRE_SECONDS,
     MIN_REFRESH_SECONDS,
 };
 use crate::network::NetworkUpdateDto;
-use crate::query::shorten;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -100,7 +97,7 @@ fn create_request(
         Version::V1 => (new.secure.unwrap_or(false), DEFAULT_TIMEOUT_V1_SECONDS),
         Version::V2 => (true, DEFAULT_TIMEOUT_V2_SECONDS),
     };
-    check_template(&new.template_id)?;
+    check::template(&new.template_id)?;
     if new
         .volume_mounts
         .as_ref()
@@ -117,8 +114,8 @@ fn create_request(
     }
     let metadata = new.metadata.unwrap_or_default();
     let env = new.env_vars.unwrap_or_default();
-    check_metadata(&metadata)?;
-    check_env(&env)?;
+    check::metadata(&metadata)?;
+    check::env(&env)?;
     let auto_resume = new.auto_resume.is_some_and(|resume| resume.enabled);
     let on_timeout = on_timeout(
         new.auto_pause.unwrap_or(false),
@@ -143,23 +140,6 @@ fn create_request(
     })
 }
 
-fn check_template(reference: &str) -> Result<(), ApiError> {
-    if reference.is_empty() {
-        return Err(ApiError::validation("`templateID` must not be empty"));
-    }
-    if reference.len() > MAX_TEMPLATE_REFERENCE_LEN {
-        return Err(ApiError::validation(format_args!(
-            "`templateID` has more than {MAX_TEMPLATE_REFERENCE_LEN} bytes"
-        )));
-    }
-    if reference.contains(char::is_control) {
-        return Err(ApiError::validation(
-            "`templateID` contains control characters",
-        ));
-    }
-    Ok(())
-}
-
 fn on_timeout(pause: bool, keep_memory: bool, resume: bool) -> Result<OnTimeout, ApiError> {
     match (pause, keep_memory) {
         (false, false) => Err(ApiError::validation(
@@ -172,70 +152,6 @@ fn on_timeout(pause: bool, keep_memory: bool, resume: bool) -> Result<OnTimeout,
         )),
         (true, keep_memory) => Ok(OnTimeout::Pause { keep_memory }),
     }
-}
-
-fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), ApiError> {
-    if metadata.len() > MAX_METADATA_ENTRIES {
-        return Err(ApiError::validation(format_args!(
-            "`metadata` has {} entries, at most {MAX_METADATA_ENTRIES} are allowed",
-            metadata.len()
-        )));
-    }
-    let mut total = 0;
-    for (key, value) in metadata {
-        if key.is_empty() || key.len() > MAX_METADATA_KEY_LEN {
-            return Err(ApiError::validation(format_args!(
-                "`metadata` key `{}` must have 1 to {MAX_METADATA_KEY_LEN} bytes",
-                shorten(key)
-            )));
-        }
-        if key.contains('\0') || value.contains('\0') {
-            return Err(ApiError::validation(format_args!(
-                "`metadata` entry `{}` contains a NUL byte",
-                shorten(key)
-            )));
-        }
-        total += key.len() + value.len();
-    }
-    if total > MAX_METADATA_BYTES {
-        return Err(ApiError::validation(format_args!(
-            "`metadata` has {total} bytes, at most {MAX_METADATA_BYTES} are allowed"
-        )));
-    }
-    Ok(())
-}
-
-fn check_env(env: &BTreeMap<String, String>) -> Result<(), ApiError> {
-    if env.len() > MAX_ENV_ENTRIES {
-        return Err(ApiError::validation(format_args!(
-            "`envVars` has {} entries, at most {MAX_ENV_ENTRIES} are allowed",
-            env.len()
-        )));
-    }
-    let mut total = 0;
-    for (key, value) in env {
-        if key.is_empty() || key.contains(['=', '\0']) || value.contains('\0') {
-            return Err(ApiError::validation(format_args!(
-                "`envVars` entry `{}` is not a valid environment variable: the name must not be \
-                 empty nor contain `=`, and neither part may contain a NUL byte",
-                shorten(key)
-            )));
-        }
-        let len = key.len() + value.len();
-        if len > MAX_ENV_ENTRY_LEN {
-            return Err(ApiError::validation(format_args!(
-                "`envVars` entry `{}` has {len} bytes, at most {MAX_ENV_ENTRY_LEN} are allowed",
-                shorten(key)
-            )));
-        }
-        total += len;
-    }
-    if total > MAX_ENV_BYTES {
-        return Err(ApiError::validation(format_args!(
-            "`envVars` has {total} bytes, at most {MAX_ENV_BYTES} are allowed"
-        )));
-    }
-    Ok(())
 }
 
 /// A timeout of more than zero seconds that the wire can express.
@@ -261,23 +177,9 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else {
         return Ok(None);
     };
-    let is_valid = |text: &&str| {
-        (1..=MAX_IDEMPOTENCY_KEY_LEN).contains(&text.len())
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-    };
-    value
-        .to_str()
-        .ok()
-        .filter(is_valid)
-        .map(|text| Some(text.to_owned()))
-        .ok_or_else(|| {
-            ApiError::validation(format_args!(
-                "Idempotency-Key must have 1 to {MAX_IDEMPOTENCY_KEY_LEN} letters, digits, dashes \
-                 or underscores"
-            ))
-        })
+    let key = value.to_str().unwrap_or_default();
+    check::idempotency_key(key)?;
+    Ok(Some(key.to_owned()))
 }
 
 /// A digest of what was asked for, whatever the order and spacing of the document.

@@ -34,7 +34,7 @@ use crate::node::FakeNode;
 use crate::spec;
 
 pub(crate) const ADMIN_TOKEN: &str = "an-admin-token";
-const KEY: &str = "e2b_0123456789abcdef0123456789abcdef01234567";
+pub(crate) const KEY: &str = "e2b_0123456789abcdef0123456789abcdef01234567";
 const OTHER_TEAM: &str = "11111111-2222-4333-8444-555555555555";
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -193,6 +193,17 @@ impl World {
         let answer = self.ask(Method::POST, "/v2/sandboxes", body).await;
         assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.json);
         answer.json["sandboxID"].as_str().unwrap().to_owned()
+    }
+
+    /// Makes a sandbox that takes so much of the node.
+    pub(crate) async fn fill_up(&self, resources: Resources) {
+        let large = ImportRequest {
+            name: "large".to_owned(),
+            resources,
+            ..base()
+        };
+        self.control.template_ensure_global(large).await.unwrap();
+        self.create(r#"{"templateID":"large"}"#).await;
     }
 
     pub(crate) async fn create_base(&self) -> String {

@@ -28,7 +28,8 @@ impl ControlPlane {
         if query.metadata.len() > LABELS_MAX {
             return Err(Error::invalid(format!(
                 "at most {LABELS_MAX} metadata entries can be filtered by"
-            )));
+            ))
+            .with_field("metadata"));
         }
         let store = &self.inner.store;
         let usage = store.team_usage(&tenant.team).await.map_err(unavailable)?;

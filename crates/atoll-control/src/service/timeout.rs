@@ -68,7 +68,7 @@ impl Inner {
     /// Refuses a timeout with which no sandbox may begin or go on.
     pub(super) fn check_timeout(&self, timeout: Duration) -> Result<()> {
         if timeout.is_zero() {
-            return Err(Error::invalid("Timeout must be greater than 0"));
+            return Err(Error::invalid("Timeout must be greater than 0").with_field("timeout"));
         }
         self.check_longest(timeout)
     }
@@ -82,7 +82,8 @@ impl Inner {
         Err(Error::invalid(format!(
             "Timeout cannot be greater than {}",
             in_words(limit)
-        )))
+        ))
+        .with_field("timeout"))
     }
 
     /// Moves the deadline of a sandbox that its caller was found to own, by a timeout that its

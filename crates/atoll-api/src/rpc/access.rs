@@ -1,0 +1,118 @@
+//! Who may make which call, decided before anything of its message is read.
+
+use atoll_control::view::Tenant;
+use atoll_core::error::ErrorKind;
+use axum::extract::{FromRequestParts as _, Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use connectrpc::RequestContext;
+use http::request::Parts;
+use http::{HeaderMap, header};
+
+use super::status;
+use crate::auth::{ADMIN_TOKEN, API_KEY, Caller, Operator};
+use crate::error::ApiError;
+use crate::rest::Api;
+
+const SERVICE: &str = "/atoll.orchestrator.v1.OrchestratorService/";
+
+/// What a call asks of its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// Nothing: the description of the service, and whether it is there.
+    Open,
+    /// To be, or to act for, a team.
+    Team,
+    /// To be a team or the operator; what it may see differs.
+    Either,
+    /// To be the operator.
+    Operator,
+}
+
+/// A caller that was let in.
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    /// Whom it acts for. An operator who names no team acts for the default one.
+    pub(super) tenant: Tenant,
+    /// Whether it may see what belongs to no team.
+    pub(super) is_operator: bool,
+}
+
+/// The caller of a call that is not open.
+pub(super) fn identity(ctx: &RequestContext) -> Result<&Identity, ApiError> {
+    ctx.extensions()
+        .get()
+        .ok_or_else(|| ApiError::new(ErrorKind::Internal, "the call was not authorized"))
+}
+
+/// Lets a call through with its caller's identity, or refuses it.
+pub(super) async fn check(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let access = access(request.uri().path());
+    let (mut parts, body) = request.into_parts();
+    match identify(access, &mut parts, &api).await {
+        Ok(None) => {}
+        Ok(Some(identity)) => {
+            parts.extensions.insert(identity);
+        }
+        Err(error) => return status::refuse(&error, &parts.headers),
+    }
+    next.run(Request::from_parts(parts, body)).await
+}
+
+/// What each call asks. One that does not exist asks nothing: its answer says so.
+fn access(path: &str) -> Access {
+    let Some(method) = path.strip_prefix(SERVICE) else {
+        return Access::Open;
+    };
+    match method {
+        "CreateSandbox"
+        | "BatchCreateSandboxes"
+        | "GetSandbox"
+        | "ListSandboxes"
+        | "DeleteSandbox"
+        | "RestartSandbox"
+        | "PauseSandbox"
+        | "ResumeSandbox"
+        | "WatchSandbox"
+        | "ExplainSandbox" => Access::Team,
+        "WatchEvents" | "GetResourceUsage" => Access::Either,
+        "RegisterNode" | "Heartbeat" | "GetNodeStatus" | "ListNodes" | "DrainNode"
+        | "GetSystemMetrics" | "GetHealth" => Access::Operator,
+        _ => Access::Open,
+    }
+}
+
+async fn identify(
+    access: Access,
+    parts: &mut Parts,
+    api: &Api,
+) -> Result<Option<Identity>, ApiError> {
+    let shows_key = shows_key(&parts.headers);
+    let is_operator = parts.headers.contains_key(ADMIN_TOKEN) && !shows_key;
+    let as_operator = match access {
+        Access::Open => return Ok(None),
+        Access::Team => false,
+        Access::Either => is_operator,
+        Access::Operator if is_operator => true,
+        Access::Operator if shows_key => {
+            // Whoever has no valid key at all learns that first.
+            Caller::from_request_parts(parts, api).await?;
+            let message = "this call is the operator's: it needs the X-Admin-Token";
+            return Err(ApiError::new(ErrorKind::PermissionDenied, message));
+        }
+        Access::Operator => true,
+    };
+    let tenant = if as_operator {
+        Operator::from_request_parts(parts, api).await?.0
+    } else {
+        Caller::from_request_parts(parts, api).await?.0
+    };
+    Ok(Some(Identity {
+        tenant,
+        is_operator,
+    }))
+}
+
+fn shows_key(headers: &HeaderMap) -> bool {
+    headers.contains_key(API_KEY) || headers.contains_key(header::AUTHORIZATION)
+}

@@ -1,0 +1,209 @@
+//! The domain's types as messages.
+
+use atoll_control::view::{
+    ComponentHealth as ComponentView, Health as HealthView, HealthStatus as Status, NodeView,
+    SandboxView,
+};
+use atoll_core::network::NetworkPolicy;
+use atoll_core::resources::Resources as Amounts;
+use atoll_core::sandbox::{OnTimeout as Rule, Sandbox as Row, State};
+use atoll_core::time::Timestamp;
+use atoll_proto::orchestrator::{
+    Capacity, ComponentHealth, GetHealthResponse, HealthStatus, Network, Node, NodeState,
+    OnTimeout, Resources, Sandbox, SandboxAccess, SandboxState,
+};
+use buffa_types::google::protobuf;
+
+const MICROS_PER_SECOND: i64 = 1_000_000;
+const NANOS_PER_MICRO: i64 = 1_000;
+const BYTES_PER_MIB: u64 = 1024 * 1024;
+
+/// A point in time.
+pub(super) fn time(at: Timestamp) -> protobuf::Timestamp {
+    let micros = at.as_micros();
+    let nanos = micros.rem_euclid(MICROS_PER_SECOND) * NANOS_PER_MICRO;
+    protobuf::Timestamp {
+        seconds: micros.div_euclid(MICROS_PER_SECOND),
+        nanos: i32::try_from(nanos).unwrap_or_default(),
+        ..protobuf::Timestamp::default()
+    }
+}
+
+/// Amounts in the wire's units. Bandwidth is neither limited nor accounted for.
+pub(super) fn resources(amounts: Amounts) -> Resources {
+    Resources {
+        cpu_millicores: u64::from(amounts.cpu_millis),
+        memory_bytes: u64::from(amounts.memory_mib) * BYTES_PER_MIB,
+        disk_bytes: u64::from(amounts.disk_mib) * BYTES_PER_MIB,
+        ..Resources::default()
+    }
+}
+
+/// What there is, what is taken, what is left.
+pub(super) fn capacity(total: &Resources, used: &Resources) -> Capacity {
+    let available = Resources {
+        cpu_millicores: total.cpu_millicores.saturating_sub(used.cpu_millicores),
+        memory_bytes: total.memory_bytes.saturating_sub(used.memory_bytes),
+        disk_bytes: total.disk_bytes.saturating_sub(used.disk_bytes),
+        ..Resources::default()
+    };
+    Capacity {
+        total: total.clone().into(),
+        used: used.clone().into(),
+        available: available.into(),
+        ..Capacity::default()
+    }
+}
+
+/// The sum of both.
+pub(super) fn sum(a: Resources, b: &Resources) -> Resources {
+    Resources {
+        cpu_millicores: a.cpu_millicores.saturating_add(b.cpu_millicores),
+        memory_bytes: a.memory_bytes.saturating_add(b.memory_bytes),
+        disk_bytes: a.disk_bytes.saturating_add(b.disk_bytes),
+        ..a
+    }
+}
+
+const fn state(state: State) -> SandboxState {
+    match state {
+        State::Pending => SandboxState::Pending,
+        State::Creating => SandboxState::Creating,
+        State::Running => SandboxState::Running,
+        State::Pausing => SandboxState::Pausing,
+        State::Paused => SandboxState::Paused,
+        State::Resuming => SandboxState::Resuming,
+        State::Stopping => SandboxState::Stopping,
+        State::Stopped => SandboxState::Stopped,
+        State::Error => SandboxState::Error,
+    }
+}
+
+const fn on_timeout(rule: Rule) -> OnTimeout {
+    match rule {
+        Rule::Kill => OnTimeout::Kill,
+        Rule::Pause { keep_memory: true } => OnTimeout::Pause,
+        Rule::Pause { keep_memory: false } => OnTimeout::PauseFilesOnly,
+    }
+}
+
+fn network(policy: NetworkPolicy) -> Network {
+    Network {
+        internet_access: Some(policy.internet_access),
+        allow_out: policy.allow_out,
+        deny_out: policy.deny_out,
+        public_traffic: Some(policy.public_traffic),
+        mask_request_host: policy.mask_request_host,
+        ..Network::default()
+    }
+}
+
+/// A sandbox, with all that is recorded of it but its environment, which may hold secrets.
+pub(super) fn sandbox(row: Row) -> Sandbox {
+    let config = row.config;
+    Sandbox {
+        id: row.id.to_string(),
+        team_id: row.team.to_string(),
+        template_id: config.template.to_string(),
+        build_id: config.build.to_string(),
+        alias: config.alias.unwrap_or_default(),
+        state: state(row.state).into(),
+        node_id: row.node.map_or_else(String::new, |node| node.to_string()),
+        generation: row.generation.get(),
+        resources: resources(config.resources).into(),
+        network: network(config.network).into(),
+        metadata: config.metadata.into_iter().collect(),
+        secured: config.is_secured,
+        on_timeout: on_timeout(config.on_timeout).into(),
+        auto_resume: config.auto_resume,
+        deadline: time(row.deadline).into(),
+        created_at: time(row.created_at).into(),
+        started_at: row.started_at.map(time).into(),
+        updated_at: time(row.updated_at).into(),
+        last_error: row.last_error.unwrap_or_default(),
+        ..Sandbox::default()
+    }
+}
+
+/// What its owner needs to use it.
+pub(super) fn access(view: &SandboxView, domain: Option<&str>) -> SandboxAccess {
+    let expose = |token: &Option<atoll_core::sandbox::AccessToken>| {
+        token
+            .as_ref()
+            .map_or_else(String::new, |token| token.expose().to_owned())
+    };
+    SandboxAccess {
+        envd_access_token: expose(&view.envd_access_token),
+        traffic_access_token: expose(&view.traffic_token),
+        domain: domain.unwrap_or_default().to_owned(),
+        envd_version: view.envd_version.clone(),
+        ..SandboxAccess::default()
+    }
+}
+
+/// A node as operators see it.
+pub(super) fn node(view: &NodeView) -> Node {
+    let state = if view.is_reachable {
+        NodeState::Ready
+    } else {
+        NodeState::Suspect
+    };
+    Node {
+        id: view.id.to_string(),
+        state: state.into(),
+        capacity: capacity(&resources(view.total), &resources(view.allocated)).into(),
+        sandboxes: view.sandboxes,
+        ..Node::default()
+    }
+}
+
+const fn health_status(status: Status) -> HealthStatus {
+    match status {
+        Status::Healthy => HealthStatus::Healthy,
+        Status::Degraded => HealthStatus::Degraded,
+        Status::Unhealthy => HealthStatus::Unhealthy,
+    }
+}
+
+/// The health of everything.
+pub(super) fn health(view: HealthView) -> GetHealthResponse {
+    let component = |component: ComponentView| ComponentHealth {
+        name: component.name,
+        status: health_status(component.status).into(),
+        detail: component.detail,
+        ..ComponentHealth::default()
+    };
+    GetHealthResponse {
+        status: health_status(view.status).into(),
+        components: view.components.into_iter().map(component).collect(),
+        ..GetHealthResponse::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_and_after_the_epoch_have_positive_nanoseconds() {
+        let at = time(Timestamp::from_micros(1_790_000_000_000_100));
+        assert_eq!((at.seconds, at.nanos), (1_790_000_000, 100_000));
+        let at = time(Timestamp::from_micros(-1));
+        assert_eq!((at.seconds, at.nanos), (-1, 999_999_000));
+    }
+
+    #[test]
+    fn what_is_left_is_never_less_than_nothing() {
+        let amounts = |memory_mib| {
+            resources(Amounts {
+                cpu_millis: 1_000,
+                memory_mib,
+                disk_mib: 1,
+            })
+        };
+        let capacity = capacity(&amounts(1), &amounts(2));
+        assert_eq!(capacity.available.memory_bytes, 0);
+        assert_eq!(capacity.used.memory_bytes, 2 * BYTES_PER_MIB);
+        assert_eq!(capacity.available.cpu_millicores, 0);
+    }
+}
