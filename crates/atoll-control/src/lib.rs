@@ -14,6 +14,7 @@
 //! What it does not do: it knows no HTTP, no JSON of the API, no SQL, and starts no process.
 #![forbid(unsafe_code)]
 
+mod bus;
 mod catalog;
 pub mod clock;
 pub mod config;
@@ -36,5 +37,6 @@ mod tokens;
 mod usage;
 pub mod view;
 
+pub use bus::{EventHandler, EventStream, HandlerError};
 pub use error::{Error, Result, code};
 pub use service::{ControlPlane, Parts};

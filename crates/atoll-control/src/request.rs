@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use atoll_core::event::{Cursor, EventKind};
+use atoll_core::id::{NodeId, SandboxId, TeamId};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::OnTimeout;
@@ -140,6 +142,33 @@ pub struct LogQuery {
     pub level: Option<LogLevel>,
     /// Only lines whose message contains this text.
     pub search: Option<String>,
+}
+
+/// Most events of one page.
+pub const EVENT_LIMIT_MAX: u32 = 1_000;
+
+/// Which events somebody wants. The empty one is: all that they may see, but lines of logs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EventSelection {
+    /// Of these kinds only; empty means every kind but [`EventKind::Log`].
+    pub kinds: Vec<EventKind>,
+    /// Of this sandbox only.
+    pub sandbox: Option<SandboxId>,
+    /// Of this node only: for operators.
+    pub node: Option<NodeId>,
+    /// Of this team only: for operators; a tenant's is always its own.
+    pub team: Option<TeamId>,
+}
+
+/// Where reading events begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartAt {
+    /// With the oldest that is kept.
+    Beginning,
+    /// After this one.
+    After(Cursor),
+    /// With those that come from now on.
+    Now,
 }
 
 /// A request to make a template from a source on the node.

@@ -4,6 +4,7 @@ mod bootstrap;
 mod connect;
 mod create;
 mod delete;
+mod events;
 mod health;
 mod keys;
 mod list;
@@ -26,6 +27,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::bus::Bus;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::deadlines::Deadlines;
@@ -75,6 +77,7 @@ pub(crate) struct Inner {
     pub(crate) catalog: Catalog,
     pub(crate) tokens: Tokens,
     keys: keys::KnownKeys,
+    pub(crate) bus: Arc<Bus>,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
 }
@@ -108,6 +111,7 @@ impl ControlPlane {
             usage: UsageBook::default(),
             tokens: Tokens::new(&seed),
             keys: keys::KnownKeys::default(),
+            bus: Arc::new(Bus::new(Arc::clone(&store))),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
             config,

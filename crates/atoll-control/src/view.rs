@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use atoll_core::event::{Cursor, EventKind, Subject};
 use atoll_core::heartbeat::Heartbeat;
 use atoll_core::id::{KeyId, NodeId, TeamId};
 use atoll_core::node::{DrainMode, NodeInfo, NodeState};
@@ -10,6 +11,7 @@ use atoll_core::resources::Resources;
 use atoll_core::sandbox::{AccessToken, Sandbox, State};
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
+use atoll_store::store::StoredEvent;
 
 use crate::request::{ListCursor, LogLevel, VisibleState};
 
@@ -240,4 +242,72 @@ pub struct HeartbeatView {
     pub received_at: Timestamp,
     /// How long ago that is.
     pub age: Duration,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventView {
+    /// Its place in the sequence; reading on begins after it.
+    pub cursor: Cursor,
+    /// To what it happened.
+    pub subject: Subject,
+    /// Whose that is; none: the operators'.
+    pub team: Option<TeamId>,
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub kind: EventKind,
+    /// How grave it is.
+    pub level: LogLevel,
+    /// What happened, for people.
+    pub message: String,
+    /// More, by name.
+    pub fields: BTreeMap<String, String>,
+}
+
+impl From<&StoredEvent> for EventView {
+    fn from(stored: &StoredEvent) -> Self {
+        let event = &stored.event;
+        Self {
+            cursor: stored.cursor,
+            subject: event.subject.clone(),
+            team: event.team.clone(),
+            at: event.at,
+            kind: event.kind,
+            level: LogLevel::parse(&event.level).unwrap_or(LogLevel::Info),
+            message: event.message.clone(),
+            fields: event.fields.clone(),
+        }
+    }
+}
+
+/// What a watcher gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Watched {
+    /// The next event.
+    Event(EventView),
+    /// Events that were wanted may be missing here: they were pruned before the watcher came to
+    /// them. What is left of them follows.
+    Lagged {
+        /// After this cursor.
+        from: Cursor,
+        /// Up to this one.
+        to: Cursor,
+        /// How many were pruned there, of all kinds and teams: the most that can be missing.
+        missed: u64,
+    },
+}
+
+/// A page of events, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventPage {
+    /// The events.
+    pub events: Vec<EventView>,
+    /// The next page begins after this.
+    pub next: Cursor,
+    /// Whether there are no more yet.
+    pub is_last: bool,
+    /// How many events after the cursor that was asked for are pruned, of all kinds and teams: the
+    /// most that can be missing.
+    pub missed: u64,
 }

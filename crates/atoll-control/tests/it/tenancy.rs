@@ -10,7 +10,7 @@ use secrecy::ExposeSecret as _;
 
 use crate::world::{World, all, base, request, wait_for};
 
-fn stranger() -> Tenant {
+pub(crate) fn stranger() -> Tenant {
     Tenant {
         team: "another-team".parse().unwrap(),
         key: "another-key".parse().unwrap(),

@@ -130,7 +130,7 @@ impl World {
         }
     }
 
-    async fn store(&self) -> Arc<dyn Store> {
+    pub(crate) async fn store(&self) -> Arc<dyn Store> {
         match &self.memory {
             Some(memory) => Arc::clone(memory) as Arc<dyn Store>,
             None => Arc::new(SqliteStore::open(&self.store_path()).await.unwrap()),
