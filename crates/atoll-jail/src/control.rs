@@ -61,16 +61,18 @@ impl Control {
         }
     }
 
-    /// Serves the client at this place among the clients; answers its request if it made one.
+    /// Serves the client at this place among the clients. If it made a request, `act` does what has
+    /// to be done before the answer; without success there is none, and the client is dropped.
     pub(crate) fn serve(
         &mut self,
         index: usize,
         status: &Status,
         handles: [&OwnedFd; 2],
+        act: impl FnOnce(Request) -> bool,
     ) -> Option<Request> {
         let client = self.clients.get(index)?;
         let answered = match channel::receive::<Request>(client) {
-            Ok(Some((request, _))) => {
+            Ok(Some((request, _))) if act(request) => {
                 let handles = handles.map(AsFd::as_fd);
                 channel::send(client, status, &handles)
                     .ok()

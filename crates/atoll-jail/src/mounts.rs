@@ -19,7 +19,7 @@ use std::path::Path;
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, mkdirat, mknodat, open,
-    openat, openat2, symlinkat,
+    openat, openat2, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{
@@ -164,7 +164,8 @@ impl Stage {
         }
         let name = format!("m{index}");
         self.make_directory(&name)?;
-        // Nothing of a sandbox survives the machine, so nothing needs to be synced: `volatile`.
+        // Nothing that runs survives the machine, so the guest need not wait for the host's disk:
+        // `volatile`. What is kept beyond that is synced as a whole, below the overlay.
         let options = format!(
             "lowerdir={},upperdir=disk/u{index},workdir=disk/w{index},volatile,redirect_dir=on",
             names.join(":")
@@ -335,11 +336,32 @@ fn open_layers(overlays: &[Overlay], user_namespace: BorrowedFd<'_>) -> Result<V
 }
 
 /// Makes the upper and work directories, before ids are mapped: the host's root has no id on the
-/// mapped disk.
+/// mapped disk. A disk that was used before has them, and is taken as it is.
 fn make_disk_directories(disk: BorrowedFd<'_>, overlays: usize) -> Result<()> {
     for index in 0..overlays {
         for kind in ["u", "w"] {
-            mkdirat(disk, format!("{kind}{index}"), DIRECTORY).context("make disk directory")?;
+            match mkdirat(disk, format!("{kind}{index}"), DIRECTORY) {
+                Err(Errno::EXIST) => {}
+                other => other.context("make disk directory")?,
+            }
+        }
+        forget_volatile(disk, index).context("reuse disk")?;
+    }
+    Ok(())
+}
+
+/// Removes the mark of an earlier volatile mount, with which overlayfs refuses another one: what is
+/// on the disk may be old. Here it is not, because a disk that is kept was synced as a whole. The
+/// work directory is not reachable from inside, so nothing of these paths is the guest's.
+fn forget_volatile(disk: BorrowedFd<'_>, index: usize) -> std::result::Result<(), Errno> {
+    let mark = [
+        ("volatile/dirty", AtFlags::empty()),
+        ("volatile", AtFlags::REMOVEDIR),
+    ];
+    for (name, kind) in mark {
+        match unlinkat(disk, format!("w{index}/work/incompat/{name}"), kind) {
+            Err(Errno::NOENT) => {}
+            other => other?,
         }
     }
     Ok(())

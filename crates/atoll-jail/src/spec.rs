@@ -47,7 +47,8 @@ pub struct Prepare {
 
 /// Second message: run this sandbox in the prepared namespaces.
 ///
-/// File descriptors: the writable disk, a detached mount.
+/// File descriptors: the writable disk, a detached mount. It is empty, or has what an earlier run
+/// over the same number of overlays left on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Start {
     /// Id of the sandbox, for [`Status`].
@@ -138,6 +139,9 @@ pub enum Request {
     /// Kill the sandbox. Answered by [`Status`] when the signal was sent; the supervisor exits when
     /// everything is gone.
     Stop,
+    /// Write what the sandbox's disk holds in memory to its file. Answered by [`Status`] when that
+    /// is done; a connection that closes instead says that it failed.
+    Sync,
 }
 
 /// What runs. File descriptors: pidfd of the supervisor, pidfd of pid 1.

@@ -1,16 +1,16 @@
 //! The supervisor's life: two orders from the node, then a wait for the end of pid 1.
 //!
 //! It is the only process of a sandbox outside the sandbox's limits, so it does little and keeps
-//! little: after the start it holds two descriptors of processes, a lock, the control socket and a
-//! pipe, and the capabilities to kill the sandbox and remove its cgroups. Nothing from the guest is
-//! interpreted.
+//! little: after the start it holds two descriptors of processes, one of the disk, a lock, the
+//! control socket and a pipe, and the capabilities to kill the sandbox and remove its cgroups.
+//! Nothing from the guest is interpreted.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open, openat, renameat};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open, openat, renameat, syncfs};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use atoll_jail::channel;
@@ -38,6 +38,8 @@ struct Running {
     cell: Cell,
     control: Control,
     directory: OwnedFd,
+    /// The root of the sandbox's disk, which it also keeps mounted until the end.
+    disk: OwnedFd,
     /// Held as long as this process lives.
     _lock: OwnedFd,
     status: Status,
@@ -100,6 +102,9 @@ fn run(
     let directory = open_directory(&order.directory)?;
     let lock = take_lock(&directory)?;
     let control = Control::bind(&directory)?;
+    // A mount's own descriptor cannot be synced.
+    let root = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let disk_root = openat(disk, ".", root, Mode::empty()).context("open disk")?;
     watch.lap("control");
     guard.cell().start(order, disk)?;
     watch.lap("start");
@@ -119,6 +124,7 @@ fn run(
         cell,
         control,
         directory,
+        disk: disk_root,
         _lock: lock,
         status,
         own_handle,
@@ -198,15 +204,21 @@ impl Running {
             }
             // The last first: serving may remove a client.
             for index in ready.clients.into_iter().rev() {
-                let handles = [&self.own_handle, &self.cell.pidfd];
-                if self.control.serve(index, &self.status, handles) == Some(Request::Stop) {
-                    self.is_ordered = true;
-                    self.cell.kill();
-                }
+                self.serve_client(index);
             }
             if ready.has_client {
                 self.control.accept();
             }
+        }
+    }
+
+    fn serve_client(&mut self, index: usize) {
+        let handles = [&self.own_handle, &self.cell.pidfd];
+        let disk = &self.disk;
+        let act = |request| request != Request::Sync || syncfs(disk).is_ok();
+        if self.control.serve(index, &self.status, handles, act) == Some(Request::Stop) {
+            self.is_ordered = true;
+            self.cell.kill();
         }
     }
 

@@ -1,7 +1,7 @@
 //! The node agent: runs sandboxes on one machine on somebody's orders, and knows what runs.
 //!
 //! ```text
-//!   ensure / remove / update_network / report / dial
+//!   ensure / pause / resume / remove / update_network / report / dial
 //!          │
 //!       Agent ── one entry per sandbox ──▶ owner task ──▶ driver instance
 //!          │            (admission)         (ledger record, usage, end)
@@ -13,13 +13,14 @@
 //! - `ensure` is idempotent by (id, generation). An order of an older generation than one seen for
 //!   the id, removals included, is refused. A newer one removes the older sandbox first.
 //! - Allocations never exceed the total: room is taken before anything is made and given back after
-//!   everything is gone.
-//! - Whatever happens to this process, the next start adopts what lives and removes the rest.
+//!   everything is gone. A paused sandbox holds what it keeps, and takes the rest again to go on.
+//! - Whatever happens to this process, the next start adopts what lives, keeps what is paused and
+//!   removes the rest.
 //! - Callers may drop their future at any time: the work goes on to its end.
 //!
 //! Not here: how a sandbox is made (the driver), when one expires (control).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,13 +43,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::owner::{Command, Owner};
+use self::remembered::Remembered;
+use self::room::Hold;
 use crate::driver::{Capabilities, Driver, Instance};
 use crate::image::{self, TemplateStore};
-use crate::ledger::{self, Found, Ledger, Record, Stage};
+use crate::ledger::{self, Ledger, Record, Stage};
 use crate::machine::Meter;
 
 pub mod heartbeat;
 mod owner;
+mod pausing;
+mod recovery;
+mod remembered;
+mod room;
 
 /// How long a removal is waited for. It goes on afterwards; the caller is told that it does not
 /// know.
@@ -56,9 +63,6 @@ const REMOVE_LIMIT: Duration = Duration::from_secs(20);
 
 /// Orders that may wait for one sandbox's owner.
 const COMMAND_QUEUE: usize = 16;
-
-/// Ended sandboxes and removed generations that are remembered. The oldest are forgotten.
-const MEMORY: usize = 4096;
 
 /// How the agent is set up.
 #[derive(Debug, Clone)]
@@ -100,6 +104,11 @@ pub enum Error {
     Driver(#[source] crate::driver::Error),
 }
 
+/// Why a sandbox cannot be connected to that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the sandbox is paused")]
+pub struct Paused;
+
 /// What the owner of a sandbox publishes.
 #[derive(Debug, Clone)]
 struct View {
@@ -114,8 +123,10 @@ struct Entry {
     generation: Generation,
     template: TemplateId,
     build: BuildId,
-    /// What it holds of the total.
-    resources: Resources,
+    /// What it takes of the total when it runs.
+    size: Resources,
+    /// How much of that it holds now.
+    hold: Hold,
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<View>,
 }
@@ -129,42 +140,6 @@ struct State {
     /// The newest removed generation of each id.
     removed: Remembered<Generation>,
     is_closing: bool,
-}
-
-/// A bounded map that forgets the oldest.
-#[derive(Debug)]
-struct Remembered<T> {
-    values: BTreeMap<SandboxId, T>,
-    order: VecDeque<SandboxId>,
-}
-
-impl<T> Default for Remembered<T> {
-    fn default() -> Self {
-        Self {
-            values: BTreeMap::new(),
-            order: VecDeque::new(),
-        }
-    }
-}
-
-impl<T> Remembered<T> {
-    fn insert(&mut self, id: &SandboxId, value: T) {
-        if self.values.insert(id.clone(), value).is_none() {
-            self.order.push_back(id.clone());
-        }
-        // Ids that were forgotten otherwise still stand in the order.
-        while self.order.len() > MEMORY {
-            if let Some(oldest) = self.order.pop_front() {
-                self.values.remove(&oldest);
-            }
-        }
-    }
-
-    fn remove(&mut self, id: &SandboxId) -> Option<T> {
-        let removed = self.values.remove(id)?;
-        self.order.retain(|other| other != id);
-        Some(removed)
-    }
 }
 
 #[derive(Debug)]
@@ -300,7 +275,7 @@ impl Agent {
         };
         // The owner ends when the sandbox is gone, and drops its side of the view then.
         let gone = async {
-            let _ = commands.send(Command::Remove).await;
+            let _ = commands.send(Command::Remove(generation)).await;
             while view.changed().await.is_ok() {}
         };
         if timeout(REMOVE_LIMIT, gone).await.is_err() {
@@ -393,7 +368,9 @@ impl Agent {
         let state = self.inner.lock();
         let mut sandboxes = state.ended.values.clone();
         for (id, entry) in &state.entries {
-            sandboxes.insert(id.clone(), entry.view.borrow().observed.clone());
+            let mut observed = entry.view.borrow().observed.clone();
+            observed.resources = entry.hold.of(entry.size);
+            sandboxes.insert(id.clone(), observed);
         }
         NodeReport {
             node: self.inner.config.node.clone(),
@@ -406,16 +383,22 @@ impl Agent {
     /// Connects to a port inside a running sandbox.
     ///
     /// # Errors
-    /// `NotFound` if there is no such sandbox, `ConnectionRefused` if nothing listens.
+    /// `NotFound` if there is no such sandbox, [`Paused`] (a `HostUnreachable`) if it is paused,
+    /// `ConnectionRefused` if nothing listens.
     pub async fn dial(&self, id: &SandboxId, port: u16) -> io::Result<TcpStream> {
-        let instance = {
+        let (instance, state) = {
             let state = self.inner.lock();
-            let entry = state.entries.get(id);
-            entry.and_then(|entry| entry.view.borrow().instance.clone())
+            let view = state.entries.get(id).map(|entry| entry.view.borrow());
+            view.map_or((None, None), |view| {
+                (view.instance.clone(), Some(view.observed.state))
+            })
         };
-        match instance {
-            Some(instance) => instance.dial(port).await,
-            None => Err(io::Error::new(io::ErrorKind::NotFound, "no such sandbox")),
+        match (instance, state) {
+            (Some(instance), _) => instance.dial(port).await,
+            (None, Some(ObservedState::Paused)) => {
+                Err(io::Error::new(io::ErrorKind::HostUnreachable, Paused))
+            }
+            (None, _) => Err(io::Error::new(io::ErrorKind::NotFound, "no such sandbox")),
         }
     }
 
@@ -471,6 +454,7 @@ impl Agent {
                 let record = Record {
                     id: spec.id.clone(),
                     generation: spec.generation,
+                    born: spec.generation,
                     template: spec.template.clone(),
                     build: spec.build.clone(),
                     resources: spec.resources,
@@ -483,49 +467,6 @@ impl Agent {
                 Admission::Owned(view)
             }
         }
-    }
-
-    /// Adopts what lives and removes the rest.
-    async fn recover(&self) -> Result<(), Error> {
-        let inner = &self.inner;
-        let mut live = Vec::new();
-        let mut dead = Vec::new();
-        for Found { directory, record } in inner.ledger.list().map_err(Error::Ledger)? {
-            let adopted = match &record {
-                Some(record) if record.stage == Stage::Running => inner
-                    .driver
-                    .adopt(record, &directory)
-                    .await
-                    .unwrap_or_else(|error| {
-                        tracing::warn!(sandbox = %record.id, error = %error, "not adopted");
-                        None
-                    }),
-                _ => None,
-            };
-            match (record, adopted) {
-                (Some(record), Some(instance)) => live.push((record, instance)),
-                _ => dead.push(directory),
-            }
-        }
-        let instances: Vec<_> = live.iter().map(|(_, found)| Arc::clone(found)).collect();
-        inner
-            .driver
-            .sweep(&instances)
-            .await
-            .map_err(Error::Driver)?;
-        for directory in &dead {
-            inner.ledger.remove(directory).map_err(Error::Ledger)?;
-        }
-        tracing::info!(adopted = live.len(), removed = dead.len(), "node recovered");
-        let mut state = inner.lock();
-        for (record, instance) in live {
-            // They run, whether the settings still allow for them or not.
-            let sum = state.allocated.checked_add(record.resources);
-            state.allocated = sum.unwrap_or(state.allocated);
-            let (owner, _) = inner.own(&mut state, record, Some(instance));
-            inner.tracker.spawn(owner.run_adopted());
-        }
-        Ok(())
     }
 }
 
@@ -544,25 +485,6 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reserve(&self, state: &mut State, wanted: Resources) -> Result<(), Refusal> {
-        if state.is_closing {
-            return Err(Refusal::NoRoom("the node is stopping".to_owned()));
-        }
-        let count = state.entries.len();
-        if count >= self.config.max_sandboxes {
-            return Err(Refusal::NoRoom(format!("it runs {count} sandboxes")));
-        }
-        let total = self.config.total;
-        let sum = state.allocated.checked_add(wanted);
-        match sum.filter(|sum| sum.fits_in(total)) {
-            Some(sum) => {
-                state.allocated = sum;
-                Ok(())
-            }
-            None => Err(Refusal::NoRoom(shortage(total, state.allocated, wanted))),
-        }
-    }
-
     /// Makes the entry of a sandbox and the owner that goes with it.
     fn own(
         self: &Arc<Self>,
@@ -576,8 +498,9 @@ impl Inner {
             state: match record.stage {
                 Stage::Starting => ObservedState::Starting,
                 Stage::Running => ObservedState::Running,
+                Stage::Paused { .. } => ObservedState::Paused,
             },
-            resources: record.resources,
+            resources: Hold::from(record.stage).of(record.resources),
             started_at: record.started_at,
             detail: None,
         };
@@ -591,7 +514,8 @@ impl Inner {
             generation: record.generation,
             template: record.template.clone(),
             build: record.build.clone(),
-            resources: record.resources,
+            size: record.resources,
+            hold: Hold::from(record.stage),
             commands,
             view: view.clone(),
         };
@@ -604,17 +528,18 @@ impl Inner {
     fn forget(&self, id: &SandboxId, ended: Option<ObservedSandbox>) {
         let mut state = self.lock();
         if let Some(entry) = state.entries.remove(id) {
-            let rest = state.allocated.checked_sub(entry.resources);
+            let rest = state.allocated.checked_sub(entry.hold.of(entry.size));
             state.allocated = rest.expect("what was allocated is given back once");
         }
         // Unless control removed it in the meantime: then it knows.
-        if let Some(ended) = ended
+        if let Some(mut ended) = ended
             && state
                 .removed
                 .values
                 .get(id)
                 .is_none_or(|removed| *removed < ended.generation)
         {
+            ended.resources = Resources::default();
             state.ended.insert(id, ended);
         }
     }
@@ -625,38 +550,6 @@ impl Inner {
             tracing::debug!(error = %error, "an event was not delivered");
         }
     }
-}
-
-/// What of the request does not fit.
-fn shortage(total: Resources, allocated: Resources, wanted: Resources) -> String {
-    let dimensions = [
-        (
-            "mcpu",
-            total.cpu_millis,
-            allocated.cpu_millis,
-            wanted.cpu_millis,
-        ),
-        (
-            "MiB memory",
-            total.memory_mib,
-            allocated.memory_mib,
-            wanted.memory_mib,
-        ),
-        (
-            "MiB disk",
-            total.disk_mib,
-            allocated.disk_mib,
-            wanted.disk_mib,
-        ),
-    ];
-    let short: Vec<_> = dimensions
-        .iter()
-        .filter_map(|(unit, total, allocated, wanted)| {
-            let free = total.saturating_sub(*allocated);
-            (free < *wanted).then(|| format!("{wanted} {unit} wanted, {free} free"))
-        })
-        .collect();
-    short.join("; ")
 }
 
 fn lock_directory(directory: &std::path::Path) -> Result<std::fs::File, Error> {

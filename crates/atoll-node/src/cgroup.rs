@@ -28,10 +28,13 @@ use atoll_core::resources::Resources;
 use atoll_jail::spec::Setting;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+mod freezer;
+
 /// Controllers a sandbox needs, by their version 1 names.
 const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
 
-/// Controllers used where present: accounting and freezing are their own on version 1.
+/// Controllers used where present: accounting and freezing are their own on version 1. Version 2
+/// freezes without a controller.
 const WANTED: [&str; 2] = ["cpuacct", "freezer"];
 
 /// Period of cpu bandwidth limits, in microseconds: the kernel's default.
@@ -48,6 +51,9 @@ const REMOVAL_ATTEMPTS: u32 = 500;
 
 /// Pause between attempts.
 const REMOVAL_PAUSE: Duration = Duration::from_millis(2);
+
+/// Processes killed in one go, each through a descriptor: few beside the limit of descriptors.
+const KILLED_AT_ONCE: usize = 128;
 
 /// What can go wrong with control groups.
 #[derive(Debug, thiserror::Error)]
@@ -286,6 +292,7 @@ impl Cgroups {
     /// # Errors
     /// If a process does not die or a directory cannot be removed.
     pub fn remove(&self, cell: u32) -> Result<(), Error> {
+        self.kill_and_thaw(cell);
         for directory in self.directories(cell) {
             remove_group(&directory)?;
         }
@@ -298,11 +305,7 @@ impl Cgroups {
             return;
         };
         let group = hierarchy.mount.join(&self.name).join(SUPERVISORS);
-        for pid in processes(&group) {
-            if !keep.contains(&pid) {
-                kill_member(&group, pid);
-            }
-        }
+        kill_members_except(&group, keep);
     }
 
     /// Removes this node's directories, if no sandbox and no supervisor is left in them.
@@ -392,6 +395,12 @@ fn find_hierarchies(root: &Path, mounts: &str) -> Vec<Hierarchy> {
             });
         }
     }
+    let has_freezer = |hierarchy: &Hierarchy| hierarchy.controllers.contains("freezer");
+    if !found.iter().any(has_freezer)
+        && let Some(second) = found.iter_mut().find(|h| h.version == Version::Two)
+    {
+        second.controllers.insert("freezer");
+    }
     found
 }
 
@@ -410,16 +419,28 @@ fn processes(group: &Path) -> Vec<i32> {
         .collect()
 }
 
-/// Kills a process if it still is in the group: its number may have come to mean another one.
-fn kill_member(group: &Path, pid: i32) {
-    let Some(pid) = Pid::from_raw(pid) else {
-        return;
-    };
-    if let Ok(handle) = pidfd_open(pid, PidfdFlags::empty())
-        && processes(group).contains(&pid.as_raw_nonzero().get())
-    {
-        // It may be gone by now, which is what is wanted.
-        let _ = pidfd_send_signal(&handle, Signal::KILL);
+fn kill_members(group: &Path) {
+    kill_members_except(group, &BTreeSet::new());
+}
+
+/// Kills the processes of a group. Each is held by a handle while the group is asked a second time
+/// whether it is in it: its number may have come to mean another one.
+fn kill_members_except(group: &Path, keep: &BTreeSet<i32>) {
+    let mut found = processes(group);
+    found.retain(|pid| !keep.contains(pid));
+    for some in found.chunks(KILLED_AT_ONCE) {
+        let open = |pid: &i32| {
+            let handle = pidfd_open(Pid::from_raw(*pid)?, PidfdFlags::empty()).ok()?;
+            Some((*pid, handle))
+        };
+        let handles: Vec<_> = some.iter().filter_map(open).collect();
+        let members: BTreeSet<i32> = processes(group).into_iter().collect();
+        for (pid, handle) in handles {
+            if members.contains(&pid) {
+                // It may be gone by now, which is what is wanted.
+                let _ = pidfd_send_signal(&handle, Signal::KILL);
+            }
+        }
     }
 }
 
@@ -442,9 +463,7 @@ fn remove_group(directory: &Path) -> Result<(), Error> {
             Err(_) => {}
         }
         attempts += 1;
-        for pid in processes(directory) {
-            kill_member(directory, pid);
-        }
+        kill_members(directory);
         std::thread::sleep(REMOVAL_PAUSE);
     }
 }

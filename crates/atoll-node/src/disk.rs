@@ -8,7 +8,8 @@
 //! mount namespace, so nothing else on the host sees it and it goes away with its last user; the
 //! loop device lets go by itself then. What remains after a crash is the file alone.
 //!
-//! No journal, no barriers: a sandbox does not survive its machine.
+//! No journal, no barriers: what runs does not survive its machine. What is paused does: its disk
+//! is synced as a whole, and is a [`kept`] one when its processes are gone.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -18,7 +19,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{Mode, OFlags, SeekFrom, open, seek};
+use rustix::fs::{FlockOperation, Mode, OFlags, SeekFrom, flock, open, seek};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
@@ -27,8 +28,13 @@ use rustix::mount::{
 
 use crate::sys;
 
+pub mod kept;
+
 /// Block size of the file system and of the loop device; equal, so that writes need no reading.
 const BLOCK_BYTES: u32 = 4096;
+
+/// Where the programs for file systems are.
+const PROGRAMS: &str = "/usr/sbin:/sbin:/usr/bin:/bin";
 
 /// Smallest disk, in MiB: below, ext4 has hardly any room for data.
 const MIN_MIB: u32 = 16;
@@ -42,6 +48,9 @@ pub enum Error {
     /// The formatting program is missing or failed.
     #[error("format a disk with mkfs.ext4: {0}")]
     Format(String),
+    /// The checking program is missing or found damage.
+    #[error("check a disk with e2fsck: {0}")]
+    Check(String),
     /// The system refused a step.
     #[error("{step} of disk `{path}`")]
     Io {
@@ -144,6 +153,10 @@ impl DiskMaker {
             move |source| Error::Io { step, path, source }
         };
         let file = copy_sparse(&blank, &path).map_err(error("copy the file"))?;
+        // Held by the loop device from here on; see `kept`.
+        flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .map_err(io::Error::from)
+            .map_err(error("lock the file"))?;
         match mount(&file) {
             Ok(mount) => Ok(Disk {
                 path: Some(path),
@@ -186,7 +199,7 @@ fn format(path: &Path, mib: u32) -> Result<(), Error> {
     })?;
     let output = Command::new("mkfs.ext4")
         // The program is in sbin, which is not on everybody's path.
-        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .env("PATH", PROGRAMS)
         .args(["-q", "-F", "-m", "0", "-b", "4096", "-I", "256"])
         .args(["-O", "^has_journal,^resize_inode"])
         // The inode tables stay holes in the file; nothing initialises them later either.

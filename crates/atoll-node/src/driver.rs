@@ -7,7 +7,8 @@
 //! - An error from [`Driver::create`] leaves nothing behind that a later [`Driver::sweep`] would
 //!   not remove.
 //! - An instance outlives the process that made it, and [`Driver::adopt`] finds it again.
-//! - Nothing of an instance is left after [`Instance::release`].
+//! - Nothing of an instance is left after [`Instance::release`] but the files in its directory,
+//!   from which [`Driver::restore`] can make another one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -20,6 +21,7 @@ use atoll_core::network::NetworkPolicy;
 use atoll_core::sandbox::SandboxSpec;
 use tokio::net::TcpStream;
 
+use crate::image::RootFs;
 use crate::ledger::Record;
 
 pub mod jail;
@@ -27,7 +29,7 @@ pub mod jail;
 /// What a driver can do beyond running sandboxes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Capabilities {
-    /// Stop a sandbox and let it go on later, processes included.
+    /// Stop a sandbox and let it go on later, with its processes or with its files alone.
     pub pause: bool,
     /// Keep a copy that other sandboxes can start from.
     pub snapshot: bool,
@@ -97,6 +99,16 @@ pub struct ImageDefaults {
     pub working_dir: Option<PathBuf>,
 }
 
+impl From<RootFs> for ImageDefaults {
+    fn from(root: RootFs) -> Self {
+        Self {
+            environment: root.environment,
+            user: root.user,
+            working_dir: root.working_dir,
+        }
+    }
+}
+
 /// A sandbox that was made.
 #[derive(Debug)]
 pub struct Created {
@@ -121,7 +133,22 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Answers when the guest agent was started; the agent's socket is connectable then.
     async fn create(&self, spec: &SandboxSpec, directory: &Path) -> Result<Created, Error>;
 
-    /// Takes over a sandbox of an earlier run; none if it does not live.
+    /// Runs a sandbox again, from the files that a released instance left in `directory`. On
+    /// failure they are still there.
+    async fn restore(&self, spec: &SandboxSpec, directory: &Path) -> Result<Created, Error> {
+        let _ = (spec, directory);
+        Err(Error::Unsupported("resume"))
+    }
+
+    /// Makes what a released instance left in `directory` survive the machine's end. Ends in
+    /// bounded time.
+    async fn settle(&self, directory: &Path) -> Result<(), Error> {
+        let _ = directory;
+        Err(Error::Unsupported("pause"))
+    }
+
+    /// Takes over a sandbox of an earlier run; none if it does not live. One that was paused may be
+    /// found going: a resume was cut off.
     async fn adopt(
         &self,
         record: &Record,
@@ -163,12 +190,13 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
     /// Puts another egress policy in force.
     async fn update_network(&self, policy: &NetworkPolicy) -> Result<(), Error>;
 
-    /// Stops it, keeping its processes.
+    /// Stops it, keeping its processes, and makes its files survive the machine's end. On failure
+    /// it goes on. Idempotent; ends in bounded time.
     async fn pause(&self) -> Result<(), Error> {
         Err(Error::Unsupported("pause"))
     }
 
-    /// Lets it go on.
+    /// Lets it go on. Idempotent.
     async fn resume(&self) -> Result<(), Error> {
         Err(Error::Unsupported("resume"))
     }

@@ -24,8 +24,9 @@ use serde::{Deserialize, Serialize};
 const RECORD: &str = "record.json";
 const NEW_RECORD: &str = "record.json.new";
 
-/// Format of the record; a node refuses to guess at another one.
-const VERSION: u32 = 1;
+/// Format of the record. Version 1 knew no pauses and is read; a newer one is not guessed at, and a
+/// node that finds one does not start, because it would remove what it does not understand.
+const VERSION: u32 = 2;
 
 /// Records are small; a larger file is not one.
 const RECORD_MAX_BYTES: u64 = 64 * 1024;
@@ -43,6 +44,14 @@ pub enum Error {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// A newer node wrote it.
+    #[error("`{path}` was written by a newer version (format {version})")]
+    Newer {
+        /// The record.
+        path: PathBuf,
+        /// Its format.
+        version: u32,
     },
 }
 
@@ -62,6 +71,11 @@ pub enum Stage {
     Starting,
     /// Its guest agent was initialised.
     Running,
+    /// It does not run, and what is on its disk would survive the machine's end.
+    Paused {
+        /// Whether its processes are kept too, frozen.
+        has_memory: bool,
+    },
 }
 
 /// One sandbox.
@@ -71,11 +85,14 @@ pub struct Record {
     pub id: SandboxId,
     /// The placement it runs.
     pub generation: Generation,
+    /// The placement its processes were started for, by which their supervisor knows it: a resume
+    /// of frozen processes changes the generation only.
+    pub born: Generation,
     /// The template it started from, which must stay.
     pub template: TemplateId,
     /// The build of that template.
     pub build: BuildId,
-    /// What is allocated to it.
+    /// What is allocated to it while it runs.
     pub resources: Resources,
     /// How far it has come.
     pub stage: Stage,
@@ -89,6 +106,8 @@ struct Row {
     v: u32,
     id: String,
     generation: u64,
+    /// Not in version 1, where it was the generation.
+    born: Option<u64>,
     template: String,
     build: String,
     cpu_millis: u32,
@@ -104,6 +123,7 @@ impl From<&Record> for Row {
             v: VERSION,
             id: record.id.to_string(),
             generation: record.generation.get(),
+            born: Some(record.born.get()),
             template: record.template.to_string(),
             build: record.build.to_string(),
             cpu_millis: record.resources.cpu_millis,
@@ -118,8 +138,9 @@ impl From<&Record> for Row {
 impl Row {
     fn into_record(self) -> Option<Record> {
         Some(Record {
-            id: self.id.parse().ok().filter(|_| self.v == VERSION)?,
+            id: self.id.parse().ok()?,
             generation: Generation::new(self.generation),
+            born: Generation::new(self.born.unwrap_or(self.generation)),
             template: self.template.parse().ok()?,
             build: self.build.parse().ok()?,
             resources: Resources {
@@ -167,14 +188,14 @@ impl Ledger {
     /// Everything that is there.
     ///
     /// # Errors
-    /// If the directory cannot be read.
+    /// If the directory cannot be read, or a newer node was here.
     pub fn list(&self) -> Result<Vec<Found>, Error> {
         let entries = fs::read_dir(&self.directory).map_err(io_error("read", &self.directory))?;
         let mut found = Vec::new();
         for entry in entries.flatten() {
             let directory = entry.path();
             // A record under another name than its own was put there by somebody else.
-            let record = read(&directory.join(RECORD))
+            let record = read(&directory.join(RECORD))?
                 .filter(|record| entry.file_name().to_str() == Some(record.id.as_str()));
             found.push(Found { directory, record });
         }
@@ -187,6 +208,26 @@ impl Ledger {
     /// # Errors
     /// If it cannot be written; then the older record, if any, is still whole.
     pub fn write(&self, record: &Record) -> Result<(), Error> {
+        self.replace(record, false)
+    }
+
+    /// As [`Self::write`]; when this returns, the machine's end does not lose it either. That takes
+    /// some milliseconds.
+    ///
+    /// # Errors
+    /// If it cannot be written; then it is not known which of the two records is there.
+    pub fn write_durable(&self, record: &Record) -> Result<(), Error> {
+        self.replace(record, true)?;
+        // The entry of the record, and that of the directory.
+        for directory in [&self.directory(&record.id), &self.directory] {
+            fs::File::open(directory)
+                .and_then(|file| file.sync_all())
+                .map_err(io_error("sync", directory))?;
+        }
+        Ok(())
+    }
+
+    fn replace(&self, record: &Record, is_synced: bool) -> Result<(), Error> {
         let directory = self.directory(&record.id);
         make_private(&directory)?;
         let path = directory.join(NEW_RECORD);
@@ -196,10 +237,13 @@ impl Ledger {
             source: error.into(),
         })?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-        rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600))
-            .map_err(io::Error::from)
-            .and_then(|file| fs::File::from(file).write_all(&bytes))
-            .map_err(io_error("write", &path))?;
+        let write = || {
+            let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600))?;
+            let mut file = fs::File::from(file);
+            file.write_all(&bytes)?;
+            if is_synced { file.sync_all() } else { Ok(()) }
+        };
+        write().map_err(io_error("write", &path))?;
         fs::rename(&path, directory.join(RECORD))
             .map_err(io_error("replace the record in", &directory))
     }
@@ -246,13 +290,27 @@ pub(crate) fn make_private(path: &Path) -> Result<(), Error> {
         .map_err(io_error("make", path))
 }
 
-fn read(path: &Path) -> Option<Record> {
-    let length = fs::symlink_metadata(path).ok()?.len();
-    if length > RECORD_MAX_BYTES {
-        return None;
+/// The record in a file; none if there is no whole one.
+fn read(path: &Path) -> Result<Option<Record>, Error> {
+    #[derive(Deserialize)]
+    struct Version {
+        v: u32,
     }
-    let row: Row = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-    row.into_record()
+    let is_small =
+        fs::symlink_metadata(path).is_ok_and(|metadata| metadata.len() <= RECORD_MAX_BYTES);
+    let Some(bytes) = is_small.then(|| fs::read(path).ok()).flatten() else {
+        return Ok(None);
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(Version { v: version }) if version > VERSION => Err(Error::Newer {
+            path: path.to_owned(),
+            version,
+        }),
+        Ok(_) => Ok(serde_json::from_slice(&bytes)
+            .ok()
+            .and_then(Row::into_record)),
+        Err(_) => Ok(None),
+    }
 }
 
 #[cfg(test)]
@@ -263,6 +321,7 @@ mod tests {
         Record {
             id: "i1".parse().unwrap(),
             generation: Generation::new(4),
+            born: Generation::new(3),
             template: "base".parse().unwrap(),
             build: "b1".parse().unwrap(),
             resources: Resources {
@@ -279,8 +338,13 @@ mod tests {
     fn a_record_is_found_again_and_the_newest_counts() {
         let directory = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(directory.path().join("s")).unwrap();
-        for stage in [Stage::Starting, Stage::Running] {
-            ledger.write(&record(stage)).unwrap();
+        let kept = [true, false].map(|has_memory| Stage::Paused { has_memory });
+        for stage in [Stage::Starting, Stage::Running].into_iter().chain(kept) {
+            let write = match stage {
+                Stage::Paused { .. } => Ledger::write_durable,
+                _ => Ledger::write,
+            };
+            write(&ledger, &record(stage)).unwrap();
             let found = ledger.list().unwrap();
             assert_eq!(found.len(), 1);
             assert_eq!(found[0].record, Some(record(stage)));
@@ -312,5 +376,25 @@ mod tests {
             .collect();
         assert_eq!(unreadable.len(), 2);
         assert!(unreadable.contains(&other) && unreadable.contains(&torn));
+    }
+
+    #[test]
+    fn a_record_of_the_first_version_is_read_and_a_newer_one_stops_the_node() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(directory.path().join("s")).unwrap();
+        let own = ledger.directory(&"i1".parse().unwrap());
+        fs::create_dir(&own).unwrap();
+        let first = r#"{"v":1,"id":"i1","generation":4,"template":"base","build":"b1",
+            "cpu_millis":2000,"memory_mib":512,"disk_mib":1024,"stage":"running",
+            "started_at_us":9}"#;
+        fs::write(own.join(RECORD), first).unwrap();
+        let expected = Record {
+            born: Generation::new(4),
+            ..record(Stage::Running)
+        };
+        assert_eq!(ledger.list().unwrap()[0].record, Some(expected));
+        fs::write(own.join(RECORD), r#"{"v":3,"other":true}"#).unwrap();
+        let error = ledger.list().unwrap_err();
+        assert!(matches!(error, Error::Newer { version: 3, .. }), "{error}");
     }
 }

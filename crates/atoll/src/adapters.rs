@@ -54,6 +54,19 @@ impl NodeClient for InProcessNode {
         self.agent.update_network(id, generation, policy).await
     }
 
+    async fn pause(
+        &self,
+        id: &SandboxId,
+        generation: Generation,
+        keep_memory: bool,
+    ) -> CallOutcome<ObservedSandbox> {
+        self.agent.pause(id, generation, keep_memory).await
+    }
+
+    async fn resume(&self, spec: &SandboxSpec) -> CallOutcome<ObservedSandbox> {
+        self.agent.resume(spec).await
+    }
+
     async fn report(&self) -> CallOutcome<NodeReport> {
         CallOutcome::Done(self.agent.report())
     }

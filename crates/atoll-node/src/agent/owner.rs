@@ -6,21 +6,27 @@
 //!         └───────────────┴───────────┴── fails: undo, refuse       │ or on order
 //! ```
 //!
-//! Orders wait while the sandbox is being made; that takes a bounded time.
+//! Between its making and its end a sandbox may be paused and go on any number of times; that is in
+//! [`pausing`]. Orders wait while another one is carried out; each takes a bounded time.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_core::id::{Generation, SandboxId};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::node::{NodeEvent, ObservedSandbox, ObservedState, Refusal};
 use atoll_core::sandbox::{SandboxSpec, UsageSample};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
+use super::pausing::fence;
 use super::{Inner, View};
 use crate::driver::{self, Created, ImageDefaults, Instance, Timings, Usage};
 use crate::guest_client::{self, GUEST_AGENT_PORT};
 use crate::ledger::{Record, Stage};
+
+mod pausing;
 
 /// Pause before a release that failed is tried again; doubled each time.
 const RELEASE_PAUSE: Duration = Duration::from_millis(200);
@@ -28,19 +34,63 @@ const RELEASE_PAUSE: Duration = Duration::from_millis(200);
 /// Longest pause between attempts.
 const RELEASE_PAUSE_MAX: Duration = Duration::from_secs(10);
 
+/// What an order to pause or to resume is answered.
+pub(super) type Answer = Result<ObservedSandbox, Refusal>;
+
 /// An order to the owner.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// End it and free what it holds.
-    Remove,
+    /// End it and free what it holds, unless it is newer than this.
+    Remove(Generation),
     /// Put another egress policy in force.
     UpdateNetwork(NetworkPolicy, oneshot::Sender<Result<(), Refusal>>),
+    /// Keep it without serving.
+    Pause {
+        generation: Generation,
+        keep_memory: bool,
+        reply: oneshot::Sender<Answer>,
+    },
+    /// Let it serve again.
+    Resume {
+        spec: Box<SandboxSpec>,
+        reply: oneshot::Sender<Answer>,
+    },
 }
 
-/// Why a sandbox stopped running.
-enum End {
-    Ordered,
-    ByItself(String),
+/// What there is of a sandbox.
+#[derive(Debug, Clone)]
+pub(super) enum Body {
+    Running(Arc<dyn Instance>),
+    /// Its processes stand still.
+    Frozen(Arc<dyn Instance>),
+    /// Nothing but its directory.
+    Files,
+}
+
+impl Body {
+    pub(super) fn running(&self) -> Option<Arc<dyn Instance>> {
+        match self {
+            Self::Running(instance) => Some(Arc::clone(instance)),
+            Self::Frozen(_) | Self::Files => None,
+        }
+    }
+
+    const fn instance(&self) -> Option<&Arc<dyn Instance>> {
+        match self {
+            Self::Running(instance) | Self::Frozen(instance) => Some(instance),
+            Self::Files => None,
+        }
+    }
+}
+
+/// What comes after a sandbox was as it was for a while.
+enum Step {
+    /// It is this now.
+    Turn(Body),
+    /// It is to be removed.
+    Remove,
+    /// Its processes ended, with a text on how.
+    Ended(String),
     /// The agent stops; the sandbox lives on.
     AgentStops,
 }
@@ -72,7 +122,7 @@ impl Owner {
     /// Makes a sandbox and owns it to its end.
     pub(super) async fn create_and_run(mut self, spec: SandboxSpec) {
         match self.create(&spec).await {
-            Ok(instance) => self.run(instance).await,
+            Ok(instance) => self.run(Body::Running(instance)).await,
             Err(refusal) => {
                 tracing::warn!(sandbox = %self.record.id, reason = %refusal, "sandbox not made");
                 self.remove_directory();
@@ -88,11 +138,15 @@ impl Owner {
     }
 
     /// Owns a sandbox of an earlier run to its end.
-    pub(super) async fn run_adopted(self) {
-        let instance = self.view.borrow().instance.clone();
-        if let Some(instance) = instance {
-            self.run(instance).await;
+    pub(super) async fn run_adopted(mut self, body: Body, is_degraded: bool) {
+        if is_degraded {
+            self.note_lost_memory("its processes are gone").await;
         }
+        self.run(body).await;
+    }
+
+    pub(super) const fn id(&self) -> &SandboxId {
+        &self.record.id
     }
 
     async fn create(&mut self, spec: &SandboxSpec) -> Result<Arc<dyn Instance>, Refusal> {
@@ -106,7 +160,19 @@ impl Owner {
             mut timings,
         } = created.map_err(refusal)?;
         let created_at = Instant::now();
-        match self.initialise(spec, &defaults, &instance).await {
+        let initialised = tokio::select! {
+            done = self.initialise(spec, &defaults, &instance) => done,
+            detail = instance.ended() => Err(Refusal::Failed(detail)),
+        };
+        let recorded = match initialised {
+            Ok(()) => {
+                self.record.stage = Stage::Running;
+                self.record.started_at = Some(self.agent.clock.now());
+                self.write_record()
+            }
+            Err(refusal) => Err(refusal),
+        };
+        match recorded {
             Ok(()) => {
                 timings.push(("initialise".to_owned(), created_at.elapsed()));
                 self.report_start(&instance, began.elapsed(), &timings);
@@ -114,38 +180,31 @@ impl Owner {
             }
             Err(refusal) => {
                 // If the agent stops in the middle, the record still says that it was being made.
-                self.release(&instance).await;
+                self.persist("release", || instance.release()).await;
                 Err(refusal)
             }
         }
     }
 
     async fn initialise(
-        &mut self,
+        &self,
         spec: &SandboxSpec,
         defaults: &ImageDefaults,
         instance: &Arc<dyn Instance>,
     ) -> Result<(), Refusal> {
         let now = self.agent.clock.now();
         let dial = || instance.dial(GUEST_AGENT_PORT);
-        tokio::select! {
-            done = guest_client::initialise(spec, defaults, now, dial) => {
-                done.map_err(|error| failed(&error))?;
-            }
-            detail = instance.ended() => return Err(Refusal::Failed(detail)),
-        }
-        self.record.stage = Stage::Running;
-        self.record.started_at = Some(self.agent.clock.now());
-        self.write_record()
+        let done = guest_client::initialise(spec, defaults, now, dial).await;
+        done.map_err(|error| failed(&error))
     }
 
     fn report_start(&self, instance: &Arc<dyn Instance>, total: Duration, timings: &Timings) {
         let record = &self.record;
         let steps: Vec<_> = timings
             .iter()
-            .map(|(step, time)| format!("{step} {:.1}", time.as_secs_f64() * 1000.0))
+            .map(|(step, time)| format!("{step} {}", millis(*time)))
             .collect();
-        let total_ms = format!("{:.1}", total.as_secs_f64() * 1000.0);
+        let total_ms = millis(total);
         let steps = steps.join(", ");
         tracing::info!(
             sandbox = %record.id, generation = record.generation.get(), cell = instance.number(),
@@ -159,46 +218,156 @@ impl Owner {
         });
     }
 
-    /// Watches a running sandbox, and frees it when it ends.
-    async fn run(mut self, instance: Arc<dyn Instance>) {
-        let end = self.watch(&instance).await;
-        let ended = match end {
-            // The ledger has what the next start needs.
-            End::AgentStops => return,
-            End::Ordered => None,
-            End::ByItself(detail) => Some(self.report_end(detail)),
+    /// Watches over a sandbox through its pauses, and frees it when it ends.
+    async fn run(mut self, mut body: Body) {
+        let ended = loop {
+            let step = self.watch(&body).await;
+            body = match (step, body) {
+                (Step::Turn(body), _) => body,
+                (Step::Ended(why), Body::Frozen(instance)) => {
+                    if !self.degrade(&instance, &why).await {
+                        return;
+                    }
+                    Body::Files
+                }
+                (Step::Ended(detail), last) => {
+                    body = last;
+                    break Some(self.report_end(detail));
+                }
+                (Step::Remove, last) => {
+                    body = last;
+                    break None;
+                }
+                // The ledger has what the next start needs.
+                (Step::AgentStops, _) => return,
+            };
         };
         // Nobody is to be connected to what is being taken down.
         self.view.send_modify(|view| view.instance = None);
-        if self.release(&instance).await {
+        let is_released = match body.instance() {
+            Some(instance) => self.persist("release", || instance.release()).await,
+            None => true,
+        };
+        if is_released {
             self.remove_directory();
             self.agent.forget(&self.record.id, ended);
         }
     }
 
-    async fn watch(&mut self, instance: &Arc<dyn Instance>) -> End {
+    /// Waits for an order that changes what it is, or for its end.
+    async fn watch(&mut self, body: &Body) -> Step {
+        let running = body.running();
         let period = self.agent.config.usage_interval;
         let mut ticks = interval_at(Instant::now() + period, period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last = instance.usage().ok().map(|usage| (Instant::now(), usage));
-        let ended = instance.ended();
+        let mut last = running.as_ref().and_then(measure);
+        let ended = async {
+            match body.instance() {
+                Some(instance) => instance.ended().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::pin!(ended);
         loop {
             tokio::select! {
                 biased;
                 command = self.inbox.recv() => match command {
-                    Some(Command::UpdateNetwork(policy, reply)) => {
-                        let updated = instance.update_network(&policy).await;
-                        // The caller may have gone away; the policy is in force all the same.
-                        let _ = reply.send(updated.map_err(refusal));
-                    }
-                    Some(Command::Remove) => return End::Ordered,
-                    None => return End::AgentStops,
+                    Some(command) => if let Some(step) = self.obey(command, body).await {
+                        return step;
+                    },
+                    None => return Step::AgentStops,
                 },
-                detail = &mut ended => return End::ByItself(detail),
-                () = self.agent.cancel.cancelled() => return End::AgentStops,
-                _ = ticks.tick() => last = self.sample(instance, last),
+                detail = &mut ended => return Step::Ended(detail),
+                () = self.agent.cancel.cancelled() => return Step::AgentStops,
+                // What stands still uses nothing that is worth a sample.
+                _ = ticks.tick(), if running.is_some() => {
+                    last = running.as_ref().and_then(|instance| self.sample(instance, last));
+                }
             }
+        }
+    }
+
+    /// Carries out an order; none if the sandbox is what it was.
+    async fn obey(&mut self, command: Command, body: &Body) -> Option<Step> {
+        match command {
+            // One that was overtaken by a resume: whoever asked asks again, and is refused.
+            Command::Remove(generation) if generation < self.record.generation => None,
+            Command::Remove(_) => Some(Step::Remove),
+            Command::UpdateNetwork(policy, reply) => {
+                let updated = match body.instance() {
+                    Some(instance) => instance.update_network(&policy).await.map_err(refusal),
+                    // Nothing is connected; the resume brings the policy that holds then.
+                    None => Ok(()),
+                };
+                // The caller may have gone away; the policy is in force all the same.
+                let _ = reply.send(updated);
+                None
+            }
+            Command::Pause {
+                generation,
+                keep_memory,
+                reply,
+            } => {
+                let paused = match (fence(generation, self.record.generation), body) {
+                    (Err(refusal), _) => Err(refusal),
+                    (Ok(()), Body::Running(instance)) => self.pause(instance, keep_memory).await,
+                    (Ok(()), Body::Frozen(_) | Body::Files) => Ok(None),
+                };
+                self.answer(paused, reply)
+            }
+            Command::Resume { spec, reply } => match self.check_resume(&spec, body) {
+                Err(refusal) => self.answer(Err(refusal), reply),
+                Ok(false) => self.answer(Ok(None), reply),
+                Ok(true) => {
+                    let (body, resumed) = self.resume(body.clone(), &spec).await;
+                    if resumed.is_err() {
+                        self.agent.unfence(&spec, self.record.generation);
+                    }
+                    self.answer(resumed.map(|()| None), reply);
+                    Some(Step::Turn(body))
+                }
+            },
+        }
+    }
+
+    /// Answers an order, and passes on what comes next.
+    fn answer(
+        &self,
+        outcome: Result<Option<Step>, Refusal>,
+        reply: oneshot::Sender<Answer>,
+    ) -> Option<Step> {
+        // The caller may have gone away; it is done all the same.
+        match outcome {
+            // Not settled: the caller learns that nobody knows.
+            Ok(Some(Step::AgentStops)) => Some(Step::AgentStops),
+            Ok(step) => {
+                let _ = reply.send(Ok(self.view.borrow().observed.clone()));
+                step
+            }
+            Err(refusal) => {
+                let _ = reply.send(Err(refusal));
+                None
+            }
+        }
+    }
+
+    /// Whether there is something to do for this order, or it was done already.
+    fn check_resume(&self, spec: &SandboxSpec, body: &Body) -> Result<bool, Refusal> {
+        let (ordered, known) = (spec.generation, self.record.generation);
+        let newest = self.agent.newest(&self.record.id).unwrap_or(known);
+        if ordered < newest {
+            return Err(Refusal::StaleGeneration {
+                ordered,
+                known: newest,
+            });
+        }
+        match body {
+            Body::Running(_) => Ok(ordered > known),
+            // It was paused after it had been resumed under this one.
+            Body::Frozen(_) | Body::Files if ordered == known => {
+                Err(Refusal::StaleGeneration { ordered, known })
+            }
+            Body::Frozen(_) | Body::Files => Ok(true),
         }
     }
 
@@ -220,7 +389,7 @@ impl Owner {
         instance: &Arc<dyn Instance>,
         last: Option<(Instant, Usage)>,
     ) -> Option<(Instant, Usage)> {
-        let (now, usage) = (Instant::now(), instance.usage().ok()?);
+        let (now, usage) = measure(instance)?;
         if let Some((then, before)) = last {
             let used_us = usage.cpu_us.saturating_sub(before.cpu_us);
             let sample = UsageSample {
@@ -239,16 +408,19 @@ impl Owner {
         Some((now, usage))
     }
 
-    /// Frees what the instance holds, however often that takes; `false` if the agent stops before,
+    /// Does a step that must be done, however often that takes; `false` if the agent stops before,
     /// and the next start cleans up.
-    async fn release(&self, instance: &Arc<dyn Instance>) -> bool {
+    async fn persist<F>(&self, step: &str, attempt: impl Fn() -> F) -> bool
+    where
+        F: Future<Output = Result<(), driver::Error>>,
+    {
         let mut pause = RELEASE_PAUSE;
         loop {
-            let Err(error) = instance.release().await else {
+            let Err(error) = attempt().await else {
                 return true;
             };
             let (id, error) = (&self.record.id, Chain(&error).to_string());
-            tracing::warn!(sandbox = %id, error, "release failed, to be tried again");
+            tracing::warn!(sandbox = %id, step, error, "a step failed, to be tried again");
             tokio::select! {
                 () = sleep(pause) => {}
                 () = self.agent.cancel.cancelled() => return false,
@@ -280,6 +452,14 @@ impl Owner {
             message,
         });
     }
+}
+
+fn measure(instance: &Arc<dyn Instance>) -> Option<(Instant, Usage)> {
+    Some((Instant::now(), instance.usage().ok()?))
+}
+
+fn millis(time: Duration) -> String {
+    format!("{:.1}", time.as_secs_f64() * 1000.0)
 }
 
 #[expect(

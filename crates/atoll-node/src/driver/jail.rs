@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,7 +24,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use atoll_core::network::NetworkPolicy;
 use atoll_core::sandbox::SandboxSpec;
-use atoll_jail::spec::{Prepare, Start, UID_COUNT};
+use atoll_jail::spec::{CONTROL_SOCKET, EXIT_FILE, Prepare, Start, UID_COUNT};
 use rustix::fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, memfd_create};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -34,8 +34,8 @@ use self::instance::Jailed;
 use self::stock::Stock;
 use self::supervisor::Waiting;
 use crate::cgroup::Cgroups;
-use crate::disk::{Disk, DiskMaker};
-use crate::driver::{Capabilities, Created, Driver, Error, ImageDefaults, Instance, Timings};
+use crate::disk::{Disk, DiskMaker, kept};
+use crate::driver::{Capabilities, Created, Driver, Error, Instance, Timings};
 use crate::guest_client::GUEST_AGENT_PORT;
 use crate::image::{RootFs, TemplateStore};
 use crate::ledger::{Record, make_private};
@@ -63,6 +63,13 @@ const HOST_MEMORY_SHARE: u64 = 16;
 
 /// At least so much is kept, in bytes.
 const HOST_MEMORY_MIN: u64 = 512 << 20;
+
+/// Name of the disk inside the sandbox directory.
+const DISK_FILE: &str = "disk.img";
+
+/// The one file that a sandbox is given anew when it is restored; others may have been changed
+/// inside.
+const RESOLVER_FILE: &str = "/etc/resolv.conf";
 
 /// Environment of the guest agent itself; sandboxes' variables come with its initialisation.
 const AGENT_ENVIRONMENT: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -221,7 +228,7 @@ impl JailDriver {
         cell: Cell,
         spec: &SandboxSpec,
         order: Start,
-        disk: Disk,
+        disk: OwnedFd,
         directory: &Path,
         laps: &mut Laps,
     ) -> Result<Jailed, Error> {
@@ -237,9 +244,6 @@ impl JailDriver {
                 applied.map_err(Error::failed("apply network policy"))?;
             }
             laps.end("network");
-            let disk = disk
-                .install(&directory.join("disk.img"))
-                .map_err(Error::failed("install the disk"))?;
             let started = supervisor.start(guest_pid, order, disk.as_fd()).await;
             started.map_err(Error::failed("start the sandbox"))
         };
@@ -248,7 +252,8 @@ impl JailDriver {
                 laps.end("start");
                 laps.insert(steps);
                 let shared = Arc::clone(&self.shared);
-                Ok(Jailed::new(shared, slot, handles, directory.to_owned()))
+                let directory = directory.to_owned();
+                Ok(Jailed::new(shared, slot, handles, directory, false))
             }
             Err(error) => {
                 self.shared.free(slot).await;
@@ -265,7 +270,10 @@ impl Driver for JailDriver {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::default()
+        Capabilities {
+            pause: self.shared.cgroups.can_freeze(),
+            ..Capabilities::default()
+        }
     }
 
     async fn create(&self, spec: &SandboxSpec, directory: &Path) -> Result<Created, Error> {
@@ -275,6 +283,9 @@ impl Driver for JailDriver {
             .resolve(&spec.template, &spec.build)
             .ok_or(Error::UnknownTemplate)?;
         let disk = self.take_disk(spec.resources.disk_mib).await?;
+        let disk = disk
+            .install(&directory.join(DISK_FILE))
+            .map_err(Error::failed("install the disk"))?;
         laps.end("disk");
         let cell = self.take_cell().await?;
         laps.end("cell");
@@ -284,13 +295,39 @@ impl Driver for JailDriver {
             .await?;
         Ok(Created {
             instance: Arc::new(instance),
-            defaults: ImageDefaults {
-                environment: root.environment,
-                user: root.user,
-                working_dir: root.working_dir,
-            },
+            defaults: root.into(),
             timings: laps.done,
         })
+    }
+
+    async fn restore(&self, spec: &SandboxSpec, directory: &Path) -> Result<Created, Error> {
+        let mut laps = Laps::start();
+        let root = self
+            .templates
+            .resolve(&spec.template, &spec.build)
+            .ok_or(Error::UnknownTemplate)?;
+        let owned = directory.to_owned();
+        let disk = blocking(move || reopen(&owned)).await?;
+        laps.end("disk");
+        let cell = self.take_cell().await?;
+        laps.end("cell");
+        let mut order = self.start_order(spec, &root, cell.slot.index, directory);
+        order
+            .files
+            .retain(|file| file.path == Path::new(RESOLVER_FILE));
+        let instance = self
+            .run(cell, spec, order, disk, directory, &mut laps)
+            .await?;
+        Ok(Created {
+            instance: Arc::new(instance),
+            defaults: root.into(),
+            timings: laps.done,
+        })
+    }
+
+    async fn settle(&self, directory: &Path) -> Result<(), Error> {
+        let disk = directory.join(DISK_FILE);
+        blocking(move || kept::settle(&disk).map_err(Error::failed("settle the disk"))).await
     }
 
     async fn adopt(
@@ -305,7 +342,7 @@ impl Driver for JailDriver {
             return Ok(None);
         };
         let is_same =
-            status.sandbox == record.id.as_str() && status.generation == record.generation.get();
+            status.sandbox == record.id.as_str() && status.generation == record.born.get();
         if !is_same {
             return Ok(None);
         }
@@ -315,7 +352,7 @@ impl Driver for JailDriver {
             .adopt(status.cell)
             .map_err(Error::failed("adopt a network slot"))?;
         let shared = Arc::clone(&self.shared);
-        let instance = Jailed::new(shared, slot, handles, directory.to_owned());
+        let instance = Jailed::new(shared, slot, handles, directory.to_owned(), true);
         Ok(Some(Arc::new(instance)))
     }
 
@@ -520,6 +557,21 @@ fn seal_program(path: &Path) -> io::Result<File> {
 /// Whether a policy allows the egress that every fresh slot has.
 fn has_default_egress(policy: &NetworkPolicy) -> bool {
     policy.internet_access && policy.allow_out.is_empty() && policy.deny_out.is_empty()
+}
+
+/// Mounts the disk of a sandbox that does not run, and removes what its supervisor left beside it.
+fn reopen(directory: &Path) -> Result<OwnedFd, Error> {
+    let disk = kept::reopen(&directory.join(DISK_FILE));
+    let disk = disk.map_err(Error::failed("open the disk"))?;
+    for name in [CONTROL_SOCKET, EXIT_FILE] {
+        match std::fs::remove_file(directory.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::failed("remove what an earlier run left")(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(disk)
 }
 
 async fn make_disk(shared: Arc<Shared>, mib: u32) -> Result<Disk, Error> {

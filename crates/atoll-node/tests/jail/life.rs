@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use atoll_core::id::Generation;
-use atoll_core::node::{CallOutcome, NodeEvent, ObservedState, Refusal};
+use atoll_core::node::{CallOutcome, NodeEvent, ObservedSandbox, ObservedState, Refusal};
 use atoll_core::resources::Resources;
 
 use crate::guest::run;
@@ -99,8 +99,12 @@ async fn a_killed_supervisor_is_noticed_at_once_and_cleaned_up() {
         }
     })
     .await;
-    // It stays in the report until control has taken note.
-    assert_eq!(node.agent.report().sandboxes, [ended]);
+    // It stays in the report until control has taken note, and holds nothing.
+    let remembered = ObservedSandbox {
+        resources: Resources::default(),
+        ..ended
+    };
+    assert_eq!(node.agent.report().sandboxes, [remembered]);
     let again = node.agent.ensure(&spec).await;
     assert!(
         matches!(again, CallOutcome::Refused(Refusal::Failed(_))),

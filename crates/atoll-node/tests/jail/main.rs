@@ -8,4 +8,5 @@ mod guest;
 mod hostile;
 mod life;
 mod many;
+mod pause;
 mod rig;

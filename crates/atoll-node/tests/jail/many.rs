@@ -15,7 +15,7 @@ fn creates(default: usize) -> usize {
     set.map_or(default, |number| number.parse().unwrap())
 }
 
-fn show(what: &str, mut times: Vec<Duration>) {
+pub(crate) fn show(what: &str, mut times: Vec<Duration>) {
     times.sort();
     let at = |percent: usize| times[(times.len() - 1) * percent / 100];
     println!(

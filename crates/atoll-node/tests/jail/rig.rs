@@ -281,6 +281,11 @@ impl Drop for World {
                 for pid in std::fs::read_to_string(procs).unwrap_or_default().lines() {
                     output("kill", &["-9", pid]);
                 }
+                // The frozen do not die.
+                let state = cell.path().join("freezer.state");
+                if state.exists() {
+                    let _ = std::fs::write(state, "THAWED");
+                }
             }
         }
         for group in &groups {
@@ -298,6 +303,12 @@ impl Drop for World {
         for line in lines_with(&output("ip", &["-o", "link"]), &link) {
             let name = line.split([':', '@']).nth(1).unwrap().trim();
             output("ip", &["link", "del", name]);
+        }
+        output("nft", &["delete", "table", "inet", &name]);
+        // Without this, other tests run out of ranges.
+        let range = std::fs::read_to_string(self.directory.path().join("net/range"));
+        if let Ok(range) = range {
+            output("ip", &["route", "del", "blackhole", range.trim()]);
         }
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         for line in lines_with(&mounts, self.directory.path().to_str().unwrap()) {
@@ -322,8 +333,30 @@ impl Node<'_> {
     }
 
     pub(crate) async fn remove(&self, id: &SandboxId) {
-        let removed = self.agent.remove(id, Generation::FIRST).await;
+        self.remove_of(id, Generation::FIRST).await;
+    }
+
+    pub(crate) async fn remove_of(&self, id: &SandboxId, generation: Generation) {
+        let removed = self.agent.remove(id, generation).await;
         assert_eq!(removed, CallOutcome::Done(()), "{id}");
+    }
+
+    /// Pauses a sandbox, which must succeed.
+    pub(crate) async fn pause(&self, spec: &SandboxSpec, keep_memory: bool) -> ObservedSandbox {
+        let paused = self.agent.pause(&spec.id, spec.generation, keep_memory);
+        match paused.await {
+            CallOutcome::Done(observed) => observed,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Resumes a sandbox under the next generation, which must succeed; the order has it then.
+    pub(crate) async fn resume(&self, spec: &mut SandboxSpec) -> ObservedSandbox {
+        spec.generation = Generation::new(spec.generation.get() + 1);
+        match self.agent.resume(spec).await {
+            CallOutcome::Done(observed) => observed,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Ends the node but not its sandboxes, as a restart does.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,8 +14,9 @@ use rustix::process::{Signal, pidfd_send_signal};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::supervisor::Handles;
-use super::{Shared, blocking};
+use super::supervisor::{self, Handles};
+use super::{DISK_FILE, Shared, blocking};
+use crate::disk::kept;
 use crate::driver::{Error, Instance, Usage};
 use crate::net::Slot;
 
@@ -31,6 +33,8 @@ pub(super) struct Jailed {
     slot: Slot,
     handles: Handles,
     directory: PathBuf,
+    /// Whether its processes may be frozen. Once it is released, its cell is another sandbox's.
+    may_be_frozen: AtomicBool,
 }
 
 impl Jailed {
@@ -39,13 +43,36 @@ impl Jailed {
         slot: Slot,
         handles: Handles,
         directory: PathBuf,
+        may_be_frozen: bool,
     ) -> Self {
         Self {
             shared,
             slot,
             handles,
             directory,
+            may_be_frozen: AtomicBool::new(may_be_frozen),
         }
+    }
+
+    /// Stops every process, and only then writes the disk: nothing can follow.
+    async fn freeze_and_sync(&self) -> Result<(), Error> {
+        self.may_be_frozen.store(true, Ordering::SeqCst);
+        let (shared, cell) = (Arc::clone(&self.shared), self.slot.index);
+        blocking(move || shared.cgroups.freeze(cell).map_err(Error::failed("freeze"))).await?;
+        supervisor::sync(&self.directory)
+            .await
+            .map_err(Error::failed("write the disk"))?;
+        let disk = self.directory.join(DISK_FILE);
+        blocking(move || kept::sync(&disk).map_err(Error::failed("sync the disk"))).await
+    }
+
+    fn thaw(&self) -> Result<(), Error> {
+        if self.may_be_frozen.load(Ordering::SeqCst) {
+            let thawed = self.shared.cgroups.thaw(self.slot.index);
+            thawed.map_err(Error::failed("thaw"))?;
+            self.may_be_frozen.store(false, Ordering::SeqCst);
+        }
+        Ok(())
     }
 
     async fn supervisor_ended(&self) {
@@ -93,6 +120,9 @@ impl Instance for Jailed {
     fn kill(&self) {
         // Its only failure is that the process is gone. With pid 1 everything inside dies.
         let _ = pidfd_send_signal(&self.handles.guest, Signal::KILL);
+        // Only now: the frozen do not die, and must not run either. A failure shows when the cgroup
+        // cannot be removed.
+        let _ = self.thaw();
     }
 
     async fn release(&self) -> Result<(), Error> {
@@ -144,5 +174,24 @@ impl Instance for Jailed {
             .apply(&self.slot, policy)
             .await
             .map_err(Error::failed("apply network policy"))
+    }
+
+    async fn pause(&self) -> Result<(), Error> {
+        if !self.shared.cgroups.can_freeze() {
+            return Err(Error::Unsupported("pause without a freezer cgroup"));
+        }
+        if self.shared.cgroups.is_frozen(self.slot.index) {
+            // What is frozen was synced, or was thawed again.
+            return Ok(());
+        }
+        let paused = self.freeze_and_sync().await;
+        if paused.is_err() {
+            self.thaw()?;
+        }
+        paused
+    }
+
+    async fn resume(&self) -> Result<(), Error> {
+        self.thaw()
     }
 }

@@ -27,6 +27,10 @@ const ORDER_LIMIT: Duration = Duration::from_secs(20);
 /// How long a live supervisor may take to answer on its control socket.
 const STATUS_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long a supervisor may take to write the sandbox's disk: what the machine lets be dirty, at
+/// the speed of a slow disk.
+const SYNC_LIMIT: Duration = Duration::from_secs(30);
+
 /// A message socket on the runtime.
 #[derive(Debug)]
 struct Channel(AsyncFd<OwnedFd>);
@@ -172,6 +176,32 @@ impl Handles {
 /// # Errors
 /// If there is a living one that does not answer.
 pub(super) async fn find(directory: &Path) -> io::Result<Option<(Status, Handles)>> {
+    let Some((channel, supervisor_pid)) = connect(directory)? else {
+        return Ok(None);
+    };
+    let asked = timeout(STATUS_LIMIT, ask(&channel, Request::Status));
+    let (status, fds) = asked.await??;
+    let handles = Handles::new(fds, supervisor_pid, status.pid)?;
+    Ok(Some((status, handles)))
+}
+
+/// Has the supervisor of the sandbox in `directory` write the sandbox's disk to its file.
+///
+/// # Errors
+/// If that fails, takes too long, or there is no living supervisor.
+pub(super) async fn sync(directory: &Path) -> io::Result<()> {
+    let (channel, _) = connect(directory)?.ok_or(io::ErrorKind::NotConnected)?;
+    timeout(SYNC_LIMIT, ask(&channel, Request::Sync)).await??;
+    Ok(())
+}
+
+async fn ask(channel: &Channel, request: Request) -> io::Result<(Status, Vec<OwnedFd>)> {
+    channel.send(&request, &[]).await?;
+    channel.receive().await
+}
+
+/// Connects to the living supervisor, if there is one, and answers its number too.
+fn connect(directory: &Path) -> io::Result<Option<(Channel, i32)>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = open(directory, flags, Mode::empty())?;
     if !is_locked(directory.as_fd())? {
@@ -191,14 +221,10 @@ pub(super) async fn find(directory: &Path) -> io::Result<Option<(Status, Handles
         other => other?,
     }
     let peer = rustix::net::sockopt::socket_peercred(&socket)?;
-    let channel = Channel::new(socket)?;
-    let conversation = async {
-        channel.send(&Request::Status, &[]).await?;
-        channel.receive::<Status>().await
-    };
-    let (status, fds) = timeout(STATUS_LIMIT, conversation).await??;
-    let handles = Handles::new(fds, peer.pid.as_raw_nonzero().get(), status.pid)?;
-    Ok(Some((status, handles)))
+    Ok(Some((
+        Channel::new(socket)?,
+        peer.pid.as_raw_nonzero().get(),
+    )))
 }
 
 /// Whether a supervisor holds the lock. The kernel lets go of it when the process is gone, however
