@@ -14,6 +14,7 @@ mod command;
 mod conformance;
 mod provision;
 mod server;
+mod simulation;
 mod suites;
 mod tally;
 mod testing;
@@ -29,6 +30,7 @@ Commands:
   tidy          check the house rules: format, lints, dependencies, lengths, links
   test          install what the tests need, then tidy and every test
   conformance   the published SDKs against a fresh server (--write-docs: docs/compat.md)
+  sim           the control plane in a simulated world: --seeds N [--from S], or --seed S [--trace]
   suites [GROUP] E2B's own live suites, from the checkout that ATOLL_E2B_SUITES names
 ";
 
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         ["test"] => testing::run(),
         ["conformance"] => conformance::build_and_run(false),
         ["conformance", "--write-docs"] => conformance::build_and_run(true),
+        ["sim", arguments @ ..] => simulation::run(arguments),
         ["suites", groups @ ..] => suites::run(groups),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

@@ -25,6 +25,7 @@ mod executor;
 mod key;
 mod lock;
 pub mod node_client;
+mod progress;
 pub mod random;
 mod reconciler;
 mod reference;

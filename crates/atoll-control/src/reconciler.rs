@@ -20,10 +20,11 @@ use std::time::Duration;
 use atoll_core::id::SandboxId;
 use atoll_core::reconcile::plan;
 use atoll_core::sandbox::{Sandbox, State};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use crate::executor::{Attempt, Executor};
 use crate::lock::lock;
+use crate::progress::Progress;
 use crate::service::Inner;
 
 /// The first delay after something did not work.
@@ -40,7 +41,7 @@ const BACKOFF_DOUBLINGS_MAX: u32 = 7;
 pub(crate) struct Slot {
     is_woken: AtomicBool,
     wake: Notify,
-    row: watch::Sender<Option<Arc<Sandbox>>>,
+    progress: Progress,
 }
 
 impl Slot {
@@ -67,14 +68,14 @@ impl Slot {
 
     /// Shows a committed row to those who wait.
     pub(crate) fn show(&self, row: &Sandbox) {
-        self.row.send_replace(Some(Arc::new(row.clone())));
+        self.progress.show(row);
     }
 }
 
 /// The rows a task commits, for one who waits.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    rows: watch::Receiver<Option<Arc<Sandbox>>>,
+    slot: Arc<Slot>,
 }
 
 impl Watch {
@@ -83,14 +84,16 @@ impl Watch {
         &mut self,
         condition: impl Fn(&Sandbox) -> bool,
     ) -> Option<Arc<Sandbox>> {
-        let is_found = self
-            .rows
-            .wait_for(|row| row.as_ref().is_some_and(|row| condition(row)))
-            .await
-            .is_ok();
-        let row = self.rows.borrow().clone();
-        // The task may have shown a later row meanwhile; the condition was true once.
-        row.filter(|row| is_found || condition(row))
+        self.slot.progress.until(condition).await
+    }
+}
+
+/// Tells those who wait that the task is over, also when it panicked.
+struct EndOnDrop(Arc<Slot>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.progress.end();
     }
 }
 
@@ -108,20 +111,19 @@ impl Reconciler {
         if let Some(slot) = slots.get(id) {
             slot.wake();
             return Watch {
-                rows: slot.row.subscribe(),
+                slot: Arc::clone(slot),
             };
         }
-        let (row, rows) = watch::channel(None);
         let slot = Arc::new(Slot {
             is_woken: AtomicBool::new(false),
             wake: Notify::new(),
-            row,
+            progress: Progress::default(),
         });
         slots.insert(id.clone(), Arc::clone(&slot));
         drop(slots);
-        let task = drive(Arc::clone(inner), id.clone(), slot, hint);
+        let task = drive(Arc::clone(inner), id.clone(), Arc::clone(&slot), hint);
         inner.tasks.spawn(task);
-        Watch { rows }
+        Watch { slot }
     }
 
     /// Whether a task drives this sandbox now.
@@ -151,6 +153,7 @@ impl Reconciler {
 
 async fn drive(inner: Arc<Inner>, id: SandboxId, slot: Arc<Slot>, hint: Option<Sandbox>) {
     let cancel = inner.cancel.clone();
+    let _end = EndOnDrop(Arc::clone(&slot));
     tokio::select! {
         biased;
         // What is left undone is found again at the next start.
@@ -163,6 +166,8 @@ async fn drive_to_rest(inner: &Arc<Inner>, id: &SandboxId, slot: &Slot, hint: Op
     let mut executor = Executor::new(Arc::clone(inner));
     let mut row = hint;
     let mut failures: u32 = 0;
+    // Whether a commit may have been made although its answer was lost, with its effects undone.
+    let mut is_unsure = false;
     loop {
         // A wake means that the intent may have changed: what we hold may be old.
         if slot.take_wake() {
@@ -175,6 +180,9 @@ async fn drive_to_rest(inner: &Arc<Inner>, id: &SandboxId, slot: &Slot, hint: Op
         match attempt {
             Attempt::Moved(next) => {
                 failures = 0;
+                if std::mem::take(&mut is_unsure) {
+                    inner.settle(&next);
+                }
                 row = Some(*next);
             }
             Attempt::LookAgain => {}
@@ -184,6 +192,7 @@ async fn drive_to_rest(inner: &Arc<Inner>, id: &SandboxId, slot: &Slot, hint: Op
                 }
             }
             Attempt::Wait(detail) => {
+                is_unsure = true;
                 let delay = backoff(failures);
                 failures = failures.saturating_add(1);
                 tracing::warn!(sandbox = %id, detail, failures, "sandbox is not settled");

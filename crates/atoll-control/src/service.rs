@@ -192,21 +192,20 @@ impl Inner {
         }));
     }
 
-    /// Leaves memory and edges as they must be for a row that needs nothing more.
+    /// Leaves memory and edges as they must be for a row as it is: at rest, and whenever it may
+    /// have changed without us knowing. Repeating it is harmless.
     pub(crate) fn settle(&self, row: &Sandbox) {
-        match row.state {
-            State::Running => {
-                self.deadlines.set(&row.id, row.deadline);
-                self.publish_route(row);
-            }
-            State::Stopped => self.registry.forget(&row.id),
-            State::Pending
-            | State::Creating
-            | State::Pausing
-            | State::Paused
-            | State::Resuming
-            | State::Stopping
-            | State::Error => {}
+        if row.state == State::Running {
+            self.deadlines.set(&row.id, row.deadline);
+            self.publish_route(row);
+            return;
+        }
+        self.deadlines.forget(&row.id);
+        self.routes
+            .publish(RouteUpdate::Withdraw(row.id.clone(), row.generation));
+        if row.state == State::Stopped {
+            self.registry.forget(&row.id);
+            self.usage.forget(&row.id);
         }
     }
 

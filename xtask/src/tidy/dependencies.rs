@@ -39,7 +39,7 @@ const IMPURE: [&str; 8] = [
     "reqwest",
 ];
 
-const TABLE: [Row; 11] = [
+const TABLE: [Row; 12] = [
     Row {
         name: "atoll-core",
         may_use: &[],
@@ -114,6 +114,13 @@ const TABLE: [Row; 11] = [
         ],
         may_not_name: &DATABASES,
         may_not_reach: &["openssl", "native-tls", "async-std"],
+    },
+    Row {
+        // Not shipped: the control plane in a simulated world.
+        name: "atoll-sim",
+        may_use: &["atoll-core", "atoll-store", "atoll-control", "atoll-edge"],
+        may_not_name: &["axum"],
+        may_not_reach: &["axum"],
     },
     Row {
         name: "xtask",

@@ -72,6 +72,10 @@ impl Inner {
             events: Vec::new(),
         };
         let row = self.store.sandbox_intend(intent).await;
+        if row.is_err() {
+            // It may be unwanted although the store said otherwise.
+            self.wake(id);
+        }
         let Some(row) = row.map_err(unavailable)? else {
             return Ok(None);
         };

@@ -116,6 +116,10 @@ impl Inner {
             )],
         };
         let moved = self.store.sandbox_intend(intent).await;
+        if moved.is_err() {
+            // It may have moved although the store said otherwise.
+            self.wake(&row.id);
+        }
         let moved = moved
             .map_err(unavailable)?
             .ok_or_else(|| Error::no_sandbox(&row.id))?;

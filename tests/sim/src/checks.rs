@@ -1,0 +1,344 @@
+//! The guarantees of the design, looked at from outside: what the store holds, what the machines
+//! run, what the edge routes.
+//!
+//! Promises with a bound are measured in virtual time from when they began to be broken, or from
+//! the last fault that touched what keeps them, whichever is later.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_core::id::{Generation, SandboxId, TeamId};
+use atoll_core::quota::is_counted;
+use atoll_core::resources::Resources;
+use atoll_core::sandbox::{Desired, Sandbox, State};
+use atoll_store::store::{EventFilter, Store as _};
+use tokio::time::Instant;
+
+use crate::book::{CHANGES, Entry};
+use crate::link::Cable;
+use crate::machine::{MachineCopy, is_serving};
+use crate::server::{Server, TEAM_MAX};
+use crate::store::Database;
+use crate::world::{Part, World};
+
+/// How long store and nodes may disagree: the design's bound, and the time to ask and to act.
+const AGREE_WITHIN: Duration = Duration::from_secs(35);
+
+/// How long a sandbox may be on its way to anything: a start that is asked for until it is given
+/// up, and the time to agree.
+const SETTLE_WITHIN: Duration = Duration::from_secs(100);
+
+/// How late a deadline may be noticed, besides what the store takes.
+const EXPIRE_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long what had to wait for a part may take to try again once that works: the longest pause
+/// between attempts, and the attempt.
+const TRY_AGAIN_WITHIN: Duration = Duration::from_secs(6);
+
+/// More live rows, or events of one sandbox, than any run has.
+const EVERYTHING: u32 = 100_000;
+
+/// Something that must not go on for longer than its bound.
+struct Concern {
+    what: String,
+    parts: Vec<Part>,
+    bound: Duration,
+}
+
+type Copies = BTreeMap<(usize, SandboxId, Generation), MachineCopy>;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Checks {
+    world: Arc<World>,
+    database: Arc<Database>,
+    cables: Vec<Arc<Cable>>,
+    teams: Vec<TeamId>,
+    since: BTreeMap<String, Instant>,
+}
+
+impl Checks {
+    pub(crate) const fn new(
+        world: Arc<World>,
+        database: Arc<Database>,
+        cables: Vec<Arc<Cable>>,
+        teams: Vec<TeamId>,
+    ) -> Self {
+        Self {
+            world,
+            database,
+            cables,
+            teams,
+            since: BTreeMap::new(),
+        }
+    }
+
+    /// Every row that has not ended.
+    pub(crate) async fn rows(&self) -> Vec<Sandbox> {
+        let rows = self.database.tables.sandbox_list_live(None, EVERYTHING);
+        rows.await.unwrap_or_default()
+    }
+
+    /// Looks at everything that must hold now.
+    pub(crate) async fn look(&mut self, server: Option<&Server>) {
+        let rows = self.rows().await;
+        let copies = self.copies();
+        self.judge_load(&copies);
+        self.judge_quota(&rows).await;
+        if let Some(server) = server {
+            self.judge_routes(server, &rows, &copies);
+        }
+        let mut concerns = Vec::new();
+        concerns.extend(rows.iter().filter_map(|row| self.concern(row, &copies)));
+        concerns.extend(self.strangers(&rows, &copies));
+        self.weigh(concerns);
+    }
+
+    fn copies(&self) -> Copies {
+        let mut copies = BTreeMap::new();
+        for (index, cable) in self.cables.iter().enumerate() {
+            for (id, generation, copy) in cable.machine.copies() {
+                copies.insert((index, id, generation), copy);
+            }
+        }
+        copies
+    }
+
+    /// A node is never loaded beyond its policy.
+    fn judge_load(&self, copies: &Copies) {
+        for (index, cable) in self.cables.iter().enumerate() {
+            let on_it = copies.iter().filter(|((node, _, _), _)| *node == index);
+            let load = sum(on_it.map(|(_, copy)| copy.resources));
+            if !load.fits_in(cable.machine.total()) {
+                let node = cable.machine.id();
+                self.world
+                    .violate(format_args!("{node} is loaded with {load:?}"));
+            }
+        }
+    }
+
+    /// A team never has more than its quota, and what is counted is what there is.
+    async fn judge_quota(&self, rows: &[Sandbox]) {
+        for team in &self.teams {
+            let of_team = rows.iter().filter(|row| row.team == *team);
+            let counted = of_team.filter(|row| is_counted(row.state)).count();
+            if counted > usize::try_from(TEAM_MAX).unwrap_or(usize::MAX) {
+                self.world
+                    .violate(format_args!("{team} has {counted} sandboxes"));
+            }
+            let usage = self.database.tables.team_usage(team).await;
+            let known = usage.map_or(0, |usage| usage.concurrent);
+            if known != counted as u64 {
+                self.world
+                    .violate(format_args!("{team} has {counted} sandboxes, counted {known}"));
+            }
+        }
+    }
+
+    /// No sandbox has two routable copies, and a route leads to the placement it names.
+    fn judge_routes(&self, server: &Server, rows: &[Sandbox], copies: &Copies) {
+        for row in rows {
+            let Some(route) = server.edge.route(&row.id) else {
+                continue;
+            };
+            let reached: Vec<_> = copies
+                .iter()
+                .filter(|((node, id, _), copy)| {
+                    *id == row.id
+                        && *self.cables[*node].machine.id() == route.node
+                        && is_serving(copy)
+                })
+                .map(|((_, _, generation), _)| *generation)
+                .collect();
+            if reached.len() > 1 {
+                self.world.violate(format_args!(
+                    "{} has the routable copies {reached:?} on {}",
+                    row.id, route.node
+                ));
+            }
+            if let [generation] = reached[..]
+                && generation != route.generation
+            {
+                self.world.violate(format_args!(
+                    "the route to generation {} of {} leads to {generation}",
+                    route.generation, row.id
+                ));
+            }
+        }
+    }
+
+    fn parts(&self, row: &Sandbox) -> Vec<Part> {
+        let mut parts = vec![Part::Server, Part::Store];
+        parts.extend(row.node.clone().map(Part::Node));
+        parts
+    }
+
+    /// What about a row must not last.
+    fn concern(&self, row: &Sandbox, copies: &Copies) -> Option<Concern> {
+        let (id, generation) = (&row.id, row.generation);
+        let parts = self.parts(row);
+        if row.desired == Desired::Stopped || matches!(row.state, State::Stopping | State::Error) {
+            return Some(Concern {
+                what: format!("{id} does not end"),
+                parts,
+                bound: AGREE_WITHIN,
+            });
+        }
+        match row.state {
+            State::Running if self.copy_of(row, copies).is_none() => Some(Concern {
+                what: format!("{id} g{generation} should run and does not"),
+                parts,
+                bound: AGREE_WITHIN,
+            }),
+            State::Running if row.deadline <= self.world.wall_time() => Some(Concern {
+                what: format!("the deadline of {id} passed"),
+                parts: [parts, vec![Part::WallClock]].concat(),
+                bound: EXPIRE_WITHIN,
+            }),
+            State::Pending | State::Creating | State::Pausing | State::Resuming => Some(Concern {
+                what: format!("{id} stays {:?}", row.state),
+                parts,
+                bound: SETTLE_WITHIN,
+            }),
+            State::Running | State::Paused | State::Stopping | State::Stopped | State::Error => {
+                None
+            }
+        }
+    }
+
+    fn copy_of<'a>(&self, row: &Sandbox, copies: &'a Copies) -> Option<&'a MachineCopy> {
+        copies
+            .iter()
+            .find(|((node, id, generation), copy)| {
+                *id == row.id
+                    && *generation == row.generation
+                    && Some(self.cables[*node].machine.id()) == row.node.as_ref()
+                    && is_serving(copy)
+            })
+            .map(|(_, copy)| copy)
+    }
+
+    /// Copies that no row wants.
+    fn strangers(&self, rows: &[Sandbox], copies: &Copies) -> Vec<Concern> {
+        let wanted: BTreeSet<_> = rows
+            .iter()
+            .filter_map(|row| Some((row.node.clone()?, row.id.clone(), row.generation)))
+            .collect();
+        let mut concerns = Vec::new();
+        for (node, id, generation) in copies.keys() {
+            let node = self.cables[*node].machine.id();
+            if wanted.contains(&(node.clone(), id.clone(), *generation)) {
+                continue;
+            }
+            concerns.push(Concern {
+                what: format!("{node} has {id} g{generation}, which nobody wants"),
+                parts: vec![Part::Server, Part::Store, Part::Node(node.clone())],
+                bound: AGREE_WITHIN,
+            });
+        }
+        concerns
+    }
+
+    fn weigh(&mut self, concerns: Vec<Concern>) {
+        let now = Instant::now();
+        let before = std::mem::take(&mut self.since);
+        for concern in concerns {
+            let since = before.get(&concern.what).copied().unwrap_or(now);
+            let counted = match self.world.last_disturbed(&concern.parts) {
+                Some(last) => since.max(last + TRY_AGAIN_WITHIN),
+                None => since,
+            };
+            if now.saturating_duration_since(counted) > concern.bound {
+                self.world
+                    .violate(format_args!("{} ({:?})", concern.what, concern.bound));
+            }
+            self.since.insert(concern.what, since);
+        }
+    }
+
+    /// Why not everything is at rest and equal on all sides; none if it is.
+    pub(crate) async fn unrest(&self, server: &Server) -> Option<String> {
+        let rows = self.rows().await;
+        let copies = self.copies();
+        for row in &rows {
+            if row.state != State::Running || row.desired != Desired::Running {
+                return Some(format!("{} is {:?}", row.id, row.state));
+            }
+            if self.copy_of(row, &copies).is_none() {
+                return Some(format!("{} does not run", row.id));
+            }
+            let route = server.edge.route(&row.id);
+            if route.is_none_or(|route| route.generation != row.generation) {
+                return Some(format!("{} has no route", row.id));
+            }
+        }
+        if copies.len() != rows.len() || server.edge.len() != rows.len() {
+            return Some(format!(
+                "{} rows, {} copies, {} routes",
+                rows.len(),
+                copies.len(),
+                server.edge.len()
+            ));
+        }
+        for view in server.control.node_list() {
+            let on_it = rows.iter().filter(|row| row.node.as_ref() == Some(&view.id));
+            let allocated = sum(on_it.map(|row| row.config.resources));
+            if view.allocated != allocated || !view.is_reachable {
+                return Some(format!("{view:?}, rows {allocated:?}"));
+            }
+        }
+        None
+    }
+
+    /// Every change of every sandbox is in its history, once and in order, and every idempotency
+    /// key made one sandbox.
+    pub(crate) async fn judge_history(&self) {
+        let entries = self.database.book.entries();
+        let mut by_key = BTreeMap::new();
+        for (id, entry) in &entries {
+            self.judge_events(id, entry).await;
+            let key = entry.key.as_ref().map(|key| (&entry.team, key));
+            if let Some(key) = key
+                && let Some(first) = by_key.insert(key, id)
+            {
+                self.world
+                    .violate(format_args!("{} made {first} and {id}", key.1));
+            }
+        }
+    }
+
+    async fn judge_events(&self, id: &SandboxId, entry: &Entry) {
+        let filter = EventFilter {
+            sandbox: id.clone(),
+            start: None,
+            is_ascending: true,
+            levels: Vec::new(),
+            search: None,
+            limit: EVERYTHING,
+        };
+        let events = self.database.tables.event_list(&filter).await;
+        let events = events.unwrap_or_default();
+        let mut told: Vec<_> = events
+            .iter()
+            .map(|event| event.kind.as_str())
+            .filter(|kind| CHANGES.contains(kind))
+            .collect();
+        let mut due = entry.events.clone();
+        if self.world.has_jumped() {
+            // Listed by time, and time went back: only what is there can be compared.
+            told.sort_unstable();
+            due.sort_unstable();
+        }
+        if told != due {
+            self.world
+                .violate(format_args!("the history of {id} is {told:?}, not {due:?}"));
+        }
+    }
+}
+
+fn sum(of: impl Iterator<Item = Resources>) -> Resources {
+    of.fold(Resources::default(), |sum, one| {
+        sum.checked_add(one).unwrap_or(sum)
+    })
+}

@@ -1,0 +1,445 @@
+//! A machine with its node agent, as `atoll_node::agent` behaves.
+//!
+//! Copies of sandboxes live on the machine: they outlive the agent, as supervisors do. What the
+//! agent keeps only in memory (which generations it removed, what ended by itself) is lost with
+//! it. Work goes on when its caller has gone away, and stops half-way when the agent dies; the
+//! next agent keeps what runs and removes what was half made or half removed.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use atoll_core::id::{Generation, NodeId, SandboxId};
+use atoll_core::node::{
+    CallOutcome, NodeEvent, NodeReport, ObservedSandbox, ObservedState, Refusal,
+};
+use atoll_core::resources::Resources;
+use atoll_core::sandbox::SandboxSpec;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::sleep;
+
+use crate::options::Sabotage;
+use crate::world::{Part, World, lock};
+
+/// Chance in a thousand that a sandbox cannot be made.
+const FAILS_PER_MILLE: u32 = 20;
+
+/// How much longer everything takes on a slow machine.
+const SLOWNESS: u32 = 40;
+
+/// Whether an order comes for the first time, or the network doubled it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    First,
+    Doubled,
+}
+
+/// One copy of a sandbox on the machine.
+#[derive(Debug, Clone)]
+pub(crate) struct MachineCopy {
+    pub(crate) state: ObservedState,
+    pub(crate) resources: Resources,
+    /// Made by an order that the network doubled, after whoever gave it had moved on.
+    pub(crate) delivery: Delivery,
+    /// Being released; it no longer serves.
+    pub(crate) is_ending: bool,
+    detail: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    copies: BTreeMap<(SandboxId, Generation), MachineCopy>,
+    /// What ended or vanished, for the defect of reporting it still.
+    gone: BTreeMap<(SandboxId, Generation), Resources>,
+    removed: BTreeMap<SandboxId, Generation>,
+    /// Which life of the agent this is; none while it is down.
+    life: Option<u64>,
+    lives: u64,
+    is_slow: bool,
+    events: Option<mpsc::Sender<NodeEvent>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    world: Arc<World>,
+    id: NodeId,
+    total: Resources,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+/// What an order to make a sandbox meets.
+enum Met {
+    Ready(CallOutcome<ObservedSandbox>),
+    Starting,
+    Older(Generation),
+    Admitted,
+}
+
+/// What an order to remove a sandbox meets.
+enum Removing {
+    Ready(CallOutcome<()>),
+    Busy,
+    Begun((SandboxId, Generation)),
+}
+
+impl Machine {
+    pub(crate) fn new(world: Arc<World>, id: NodeId, total: Resources) -> Self {
+        Self {
+            world,
+            id,
+            total,
+            state: Mutex::new(State {
+                life: Some(0),
+                ..State::default()
+            }),
+            changed: Notify::new(),
+        }
+    }
+
+    pub(crate) const fn id(&self) -> &NodeId {
+        &self.id
+    }
+
+    pub(crate) const fn total(&self) -> Resources {
+        self.total
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        lock(&self.state).life.is_some()
+    }
+
+    pub(crate) fn is_slow(&self) -> bool {
+        lock(&self.state).is_slow
+    }
+
+    pub(crate) fn set_slow(&self, is_slow: bool) {
+        lock(&self.state).is_slow = is_slow;
+    }
+
+    /// Everything on the machine.
+    pub(crate) fn copies(&self) -> Vec<(SandboxId, Generation, MachineCopy)> {
+        lock(&self.state)
+            .copies
+            .iter()
+            .map(|((id, generation), copy)| (id.clone(), *generation, copy.clone()))
+            .collect()
+    }
+
+    pub(crate) fn copy(&self, id: &SandboxId, generation: Generation) -> Option<MachineCopy> {
+        lock(&self.state)
+            .copies
+            .get(&(id.clone(), generation))
+            .cloned()
+    }
+
+    /// Where the agent sends what it notices, from now on.
+    pub(crate) fn connect(&self, events: mpsc::Sender<NodeEvent>) {
+        lock(&self.state).events = Some(events);
+    }
+
+    /// The agent's process ends.
+    pub(crate) fn crash(&self) {
+        let mut state = lock(&self.state);
+        state.life = None;
+        state.events = None;
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// The machine loses power: nothing that ran is left.
+    pub(crate) fn lose_power(&self) {
+        self.crash();
+        let mut state = lock(&self.state);
+        let copies = std::mem::take(&mut state.copies);
+        state
+            .gone
+            .extend(copies.into_iter().map(|(key, copy)| (key, copy.resources)));
+    }
+
+    /// The agent starts again: what runs is adopted, the rest is removed.
+    pub(crate) fn start(&self) {
+        let mut state = lock(&self.state);
+        state.lives += 1;
+        state.life = Some(state.lives);
+        state.removed.clear();
+        state.copies.retain(|_, copy| {
+            !copy.is_ending && !matches!(copy.state, ObservedState::Starting | ObservedState::Exited)
+        });
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// The first process of a running sandbox ends; the agent tells of it if it lives.
+    pub(crate) fn end_one(&self, index: usize) -> Option<SandboxId> {
+        let mut state = lock(&self.state);
+        let running = state.copies.iter().filter(|(_, copy)| is_serving(copy));
+        let keys: Vec<_> = running.map(|(key, _)| key.clone()).collect();
+        let key = keys.get(index % keys.len().max(1))?.clone();
+        if state.life.is_none() || self.world.has(Sabotage::ReportTheGone) {
+            // Nobody is there to notice.
+            let copy = state.copies.remove(&key)?;
+            state.gone.insert(key.clone(), copy.resources);
+            return Some(key.0);
+        }
+        let copy = state.copies.get_mut(&key)?;
+        copy.state = ObservedState::Exited;
+        copy.detail = Some("killed by signal 9".to_owned());
+        copy.resources = Resources::default();
+        let seen = observed(&key, copy);
+        if let Some(events) = &state.events {
+            // A full queue loses it, as the agent's does; the next report tells it.
+            let _ = events.try_send(NodeEvent::Changed(seen));
+        }
+        Some(key.0)
+    }
+
+    /// Makes the sandbox run; none if the agent died before it could answer.
+    pub(crate) async fn ensure(
+        &self,
+        spec: SandboxSpec,
+        delivery: Delivery,
+    ) -> Option<CallOutcome<ObservedSandbox>> {
+        let life = lock(&self.state).life?;
+        loop {
+            match self.admit(&spec, delivery) {
+                Met::Ready(outcome) => return Some(outcome),
+                Met::Starting => self.wait(life).await?,
+                Met::Older(generation) => {
+                    self.remove(spec.id.clone(), generation).await?;
+                }
+                Met::Admitted => break,
+            }
+        }
+        self.work(5, 200).await;
+        let key = (spec.id.clone(), spec.generation);
+        let is_failing = self.world.goes_wrong(FAILS_PER_MILLE);
+        let mut state = lock(&self.state);
+        if state.life != Some(life) {
+            return None;
+        }
+        let outcome = if is_failing {
+            state.copies.remove(&key);
+            CallOutcome::Refused(Refusal::Failed("the disk image is damaged".to_owned()))
+        } else {
+            let copy = state.copies.get_mut(&key)?;
+            copy.state = ObservedState::Running;
+            CallOutcome::Done(observed(&key, copy))
+        };
+        drop(state);
+        self.changed.notify_waiters();
+        Some(outcome)
+    }
+
+    fn admit(&self, spec: &SandboxSpec, delivery: Delivery) -> Met {
+        let ignores = self.world.has(Sabotage::IgnoreGenerations);
+        let mut state = lock(&self.state);
+        let stale = |known| {
+            Met::Ready(CallOutcome::Refused(Refusal::StaleGeneration {
+                ordered: spec.generation,
+                known,
+            }))
+        };
+        if let Some(removed) = state.removed.get(&spec.id)
+            && *removed >= spec.generation
+            && !ignores
+        {
+            return stale(*removed);
+        }
+        let key = (spec.id.clone(), spec.generation);
+        if let Some(copy) = state.copies.get(&key) {
+            return match copy.state {
+                ObservedState::Starting => Met::Starting,
+                ObservedState::Exited => {
+                    let detail = copy.detail.clone().unwrap_or_default();
+                    Met::Ready(CallOutcome::Refused(Refusal::Failed(detail)))
+                }
+                ObservedState::Running | ObservedState::Paused if copy.is_ending => Met::Starting,
+                ObservedState::Running | ObservedState::Paused => {
+                    Met::Ready(CallOutcome::Done(observed(&key, copy)))
+                }
+            };
+        }
+        let newest = state.copies.keys().rev().find(|(id, _)| *id == spec.id);
+        match newest.map(|(_, generation)| *generation) {
+            Some(known) if known > spec.generation && !ignores => return stale(known),
+            Some(known) if known < spec.generation => return Met::Older(known),
+            _ => {}
+        }
+        let wanted = state.allocated().checked_add(spec.resources);
+        let has_room = wanted.is_some_and(|wanted| wanted.fits_in(self.total));
+        if !has_room && !self.world.has(Sabotage::AdmitEverything) {
+            return Met::Ready(CallOutcome::Refused(Refusal::NoRoom("full".to_owned())));
+        }
+        let copy = MachineCopy {
+            state: ObservedState::Starting,
+            resources: spec.resources,
+            delivery,
+            is_ending: false,
+            detail: None,
+        };
+        state.copies.insert(key, copy);
+        Met::Admitted
+    }
+
+    /// Removes the sandbox; none if the agent died before it could answer.
+    pub(crate) async fn remove(
+        &self,
+        id: SandboxId,
+        generation: Generation,
+    ) -> Option<CallOutcome<()>> {
+        let life = lock(&self.state).life?;
+        if self.world.has(Sabotage::RefuseRemovals) {
+            let why = "the disk is busy".to_owned();
+            return Some(CallOutcome::Refused(Refusal::Failed(why)));
+        }
+        if self.world.has(Sabotage::LieAboutRemovals) {
+            return Some(CallOutcome::Done(()));
+        }
+        loop {
+            let key = match self.begin_removal(&id, generation) {
+                Removing::Ready(outcome) => return Some(outcome),
+                Removing::Busy => {
+                    self.wait(life).await?;
+                    continue;
+                }
+                Removing::Begun(key) => key,
+            };
+            self.work(5, 100).await;
+            {
+                let mut state = lock(&self.state);
+                if state.life != Some(life) {
+                    return None;
+                }
+                state.copies.remove(&key);
+            }
+            self.changed.notify_waiters();
+        }
+    }
+
+    fn begin_removal(&self, id: &SandboxId, generation: Generation) -> Removing {
+        let mut state = lock(&self.state);
+        let newest = state.copies.keys().rev().find(|key| key.0 == *id).cloned();
+        if let Some((_, known)) = &newest
+            && *known > generation
+            && !self.world.has(Sabotage::IgnoreGenerations)
+        {
+            return Removing::Ready(CallOutcome::Refused(Refusal::StaleGeneration {
+                ordered: generation,
+                known: *known,
+            }));
+        }
+        let removed = state.removed.entry(id.clone()).or_insert(generation);
+        *removed = generation.max(*removed);
+        let Some(key) = newest else {
+            return Removing::Ready(CallOutcome::Done(()));
+        };
+        match state.copies.get_mut(&key) {
+            Some(copy) if copy.state != ObservedState::Starting && !copy.is_ending => {
+                copy.is_ending = true;
+                Removing::Begun(key)
+            }
+            // It is being made or removed: what it waits for comes to an end.
+            Some(_) | None => Removing::Busy,
+        }
+    }
+
+    /// Replaces a policy; none if the agent died.
+    pub(crate) async fn update_network(
+        &self,
+        id: SandboxId,
+        generation: Generation,
+    ) -> Option<CallOutcome<()>> {
+        let life = lock(&self.state).life?;
+        self.work(1, 10).await;
+        let state = lock(&self.state);
+        if state.life != Some(life) {
+            return None;
+        }
+        Some(match state.copies.get(&(id, generation)) {
+            Some(copy) if is_serving(copy) => CallOutcome::Done(()),
+            Some(_) | None => CallOutcome::Refused(Refusal::UnknownSandbox),
+        })
+    }
+
+    /// Everything the agent knows; none if it is down.
+    pub(crate) async fn report(&self) -> Option<CallOutcome<NodeReport>> {
+        let life = lock(&self.state).life?;
+        self.work(0, 5).await;
+        let state = lock(&self.state);
+        if state.life != Some(life) {
+            return None;
+        }
+        let mut sandboxes: Vec<_> = state
+            .copies
+            .iter()
+            .map(|(key, copy)| observed(key, copy))
+            .collect();
+        if self.world.has(Sabotage::ReportTheGone) {
+            let is_kept = |key: &(SandboxId, Generation)| state.copies.contains_key(key);
+            let gone = state.gone.iter().filter(|(key, _)| !is_kept(key));
+            sandboxes.extend(gone.map(|(key, resources)| as_running(key, *resources)));
+        }
+        Some(CallOutcome::Done(NodeReport {
+            node: self.id.clone(),
+            total: self.total,
+            allocated: state.allocated(),
+            sandboxes,
+        }))
+    }
+
+    /// Takes the time of some work, and more on a slow machine.
+    async fn work(&self, from_ms: u64, to_ms: u64) {
+        let mut time = self.world.millis(from_ms, to_ms);
+        if self.is_slow() {
+            time *= SLOWNESS;
+            self.world.disturb(Part::Node(self.id.clone()));
+        }
+        sleep(time).await;
+    }
+
+    /// Waits until something changes; none if the agent dies.
+    async fn wait(&self, life: u64) -> Option<()> {
+        let changed = self.changed.notified();
+        if lock(&self.state).life != Some(life) {
+            return None;
+        }
+        changed.await;
+        (lock(&self.state).life == Some(life)).then_some(())
+    }
+}
+
+impl State {
+    fn allocated(&self) -> Resources {
+        self.copies.values().fold(Resources::default(), |sum, copy| {
+            sum.checked_add(copy.resources).unwrap_or(sum)
+        })
+    }
+}
+
+/// Whether traffic that reaches the machine reaches this copy.
+pub(crate) fn is_serving(copy: &MachineCopy) -> bool {
+    copy.state == ObservedState::Running && !copy.is_ending
+}
+
+fn observed(key: &(SandboxId, Generation), copy: &MachineCopy) -> ObservedSandbox {
+    ObservedSandbox {
+        id: key.0.clone(),
+        generation: key.1,
+        state: copy.state,
+        resources: copy.resources,
+        started_at: None,
+        detail: copy.detail.clone(),
+    }
+}
+
+fn as_running(key: &(SandboxId, Generation), resources: Resources) -> ObservedSandbox {
+    ObservedSandbox {
+        id: key.0.clone(),
+        generation: key.1,
+        state: ObservedState::Running,
+        resources,
+        started_at: None,
+        detail: None,
+    }
+}

@@ -1,0 +1,151 @@
+//! One life of the server: the control plane as it is, on the simulated store and network.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_control::config::Config;
+use atoll_control::{ControlPlane, Parts};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::edge::Edge;
+use crate::incarnation::Incarnation;
+use crate::link::{Cable, Link};
+use crate::store::{Database, SimStore};
+use crate::world::{Part, World};
+
+/// Sandboxes one team may have at once: all teams together want more than the nodes have.
+pub(crate) const TEAM_MAX: u32 = 12;
+
+/// How long a create waits.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a delete waits.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Node events that may wait.
+const EVENTS_QUEUE: usize = 64;
+
+/// Pause before a node that was not heard announces itself again.
+const JOIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long an orderly stop may take: the control plane's own bound and a little.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) control: ControlPlane,
+    pub(crate) edge: Arc<Edge>,
+    pub(crate) incarnation: Arc<Incarnation>,
+    world: Arc<World>,
+    cancel: CancellationToken,
+    background: JoinHandle<()>,
+}
+
+impl Server {
+    /// Starts a server and lets the nodes that are up join; none if it did not come up.
+    pub(crate) async fn start(
+        world: &Arc<World>,
+        database: &Arc<Database>,
+        cables: &[Arc<Cable>],
+    ) -> Option<Arc<Self>> {
+        world.note("server starts");
+        world.disturb(Part::Server);
+        let incarnation = Arc::new(Incarnation::default());
+        let edge = Arc::new(Edge::new(Arc::clone(world), Arc::clone(&incarnation)));
+        let store = SimStore::new(
+            Arc::clone(world),
+            Arc::clone(database),
+            Arc::clone(&incarnation),
+        );
+        let parts = Parts {
+            store: Arc::new(store),
+            clock: Arc::clone(world) as _,
+            random: Arc::clone(world) as _,
+            routes: Arc::clone(&edge) as _,
+        };
+        let mut config = Config::development("0.6.13");
+        config.concurrent_sandboxes_max = TEAM_MAX;
+        config.create_timeout = CREATE_TIMEOUT;
+        config.delete_timeout = DELETE_TIMEOUT;
+        let opened = tokio::select! {
+            biased;
+            () = incarnation.died() => return None,
+            opened = ControlPlane::open(config, parts) => opened,
+        };
+        let control = opened.ok()?;
+        let cancel = CancellationToken::new();
+        let background = {
+            let (control, cancel) = (control.clone(), cancel.clone());
+            world.tasks.spawn(async move { control.run(cancel).await })
+        };
+        let server = Arc::new(Self {
+            control,
+            edge,
+            incarnation,
+            world: Arc::clone(world),
+            cancel,
+            background,
+        });
+        for cable in cables {
+            cable.hear();
+            if cable.machine.is_up() {
+                server.admit(cable);
+            }
+        }
+        Some(server)
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.incarnation.is_dead()
+    }
+
+    /// A node announces itself, until it was heard.
+    pub(crate) fn admit(self: &Arc<Self>, cable: &Arc<Cable>) {
+        let (server, cable) = (Arc::clone(self), Arc::clone(cable));
+        self.world.tasks.spawn(async move {
+            while cable.machine.is_up() && !server.is_dead() {
+                let (sender, events) = mpsc::channel(EVENTS_QUEUE);
+                cable.machine.connect(sender);
+                let link = Link::new(Arc::clone(&cable), Arc::clone(&server.incarnation));
+                let joined = server.control.node_join(Arc::new(link), events).await;
+                cable.disturb();
+                let node = cable.machine.id();
+                match joined {
+                    Ok(()) => {
+                        server.world.note(format_args!("{node} joined"));
+                        return;
+                    }
+                    Err(error) => server.world.note(format_args!("{node} not joined: {error}")),
+                }
+                sleep(JOIN_PAUSE).await;
+            }
+        });
+    }
+
+    /// The process is killed.
+    pub(crate) fn crash(&self) {
+        self.world.note("server crashes");
+        self.incarnation.kill();
+        self.background.abort();
+    }
+
+    /// The process is asked to end.
+    pub(crate) async fn stop(self: Arc<Self>) {
+        self.world.note("server stops");
+        self.cancel.cancel();
+        let ended = async {
+            while !self.background.is_finished() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if timeout(STOP_TIMEOUT, ended).await.is_err() && !self.is_dead() {
+            self.world.violate("the server did not stop in time");
+        }
+        self.incarnation.kill();
+        self.background.abort();
+    }
+}
