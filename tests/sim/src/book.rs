@@ -4,21 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use atoll_core::id::{SandboxId, TeamId};
 use atoll_core::node::ObservedState;
 use atoll_core::sandbox::{Desired, EndReason, Sandbox, State};
 use atoll_store::store::{IntentChange, NewSandbox};
-use tokio::time::Instant;
 
 use crate::link::Cable;
 use crate::machine::Delivery;
 use crate::world::{World, lock};
-
-/// The shortest silence after which a node may be given up: the design's bound, less what passes
-/// between a message's arrival and its being noted.
-const LOST_AFTER: Duration = Duration::from_millis(29_900);
 
 /// What is remembered of one sandbox.
 #[derive(Debug, Clone)]
@@ -159,13 +153,11 @@ impl Book {
         let Some(cable) = self.cable(before).filter(|_| is_given_up) else {
             return;
         };
-        let silent = Instant::now() - cable.heard_at();
-        if silent < LOST_AFTER {
+        if !cable.may_be_given_up() {
             self.world.violate(format_args!(
-                "{} was given up with {} after a silence of {} ms",
+                "{} was given up with {}, which was not silent",
                 after.id,
-                place(before),
-                silent.as_millis()
+                place(before)
             ));
         }
     }

@@ -23,6 +23,13 @@ use crate::world::{Part, World, lock};
 /// After so long without an answer the transport gives up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The shortest silence after which a node may be given up: the design's bound, less what passes
+/// between a message's arrival and its being noted.
+const LOST_AFTER: Duration = Duration::from_millis(29_900);
+
+/// How long a node that returns may take to prove itself by a report; until then it is lost.
+const PROVES_WITHIN: Duration = Duration::from_secs(10);
+
 /// Chance in a thousand that a message is lost, for each direction.
 const LOSS_PER_MILLE: u32 = 15;
 
@@ -47,6 +54,7 @@ pub(crate) struct Cable {
     loses_requests: AtomicBool,
     loses_answers: AtomicBool,
     heard_at: Mutex<Instant>,
+    returned_at: Mutex<Option<Instant>>,
 }
 
 impl Cable {
@@ -57,16 +65,25 @@ impl Cable {
             loses_requests: AtomicBool::new(false),
             loses_answers: AtomicBool::new(false),
             heard_at: Mutex::new(Instant::now()),
+            returned_at: Mutex::new(None),
         }
     }
 
     /// Notes that the server heard of the node, or began to wait for it.
     pub(crate) fn hear(&self) {
-        *lock(&self.heard_at) = Instant::now();
+        let now = Instant::now();
+        let before = std::mem::replace(&mut *lock(&self.heard_at), now);
+        if now - before >= LOST_AFTER {
+            *lock(&self.returned_at) = Some(now);
+        }
     }
 
-    pub(crate) fn heard_at(&self) -> Instant {
-        *lock(&self.heard_at)
+    /// Whether the node is silent for long enough to be given up, or was until just now.
+    pub(crate) fn may_be_given_up(&self) -> bool {
+        let now = Instant::now();
+        let returned = *lock(&self.returned_at);
+        now - *lock(&self.heard_at) >= LOST_AFTER
+            || returned.is_some_and(|returned| now - returned < PROVES_WITHIN)
     }
 
     /// Cuts or mends each direction.
@@ -86,6 +103,16 @@ impl Cable {
 
     pub(crate) fn disturb(&self) {
         self.world.disturb(Part::Node(self.machine.id().clone()));
+    }
+
+    /// Carries a message from the node to the server; none if it is lost.
+    pub(crate) async fn carry_up<T>(&self, message: T) -> Option<T> {
+        if self.is_lost(&self.loses_answers) {
+            self.disturb();
+            return None;
+        }
+        sleep(self.delay()).await;
+        Some(message)
     }
 
     fn delay(&self) -> Duration {

@@ -8,12 +8,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use atoll_core::heartbeat::{Heartbeat, MachineUsage, StateDigest};
 use atoll_core::id::{Generation, NodeId, SandboxId};
 use atoll_core::node::{
     CallOutcome, NodeEvent, NodeReport, ObservedSandbox, ObservedState, Refusal,
 };
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::SandboxSpec;
+use atoll_core::time::Clock as _;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
@@ -105,8 +107,21 @@ impl Machine {
         self.total
     }
 
+    /// What the agent says that there is.
+    fn told_total(&self) -> Resources {
+        if self.world.has(Sabotage::OverstateRoom) {
+            return self.total.checked_add(self.total).unwrap_or(self.total);
+        }
+        self.total
+    }
+
     pub(crate) fn is_up(&self) -> bool {
         lock(&self.state).life.is_some()
+    }
+
+    /// Which life of the agent this is; none while it is down.
+    pub(crate) fn life(&self) -> Option<u64> {
+        lock(&self.state).life
     }
 
     pub(crate) fn is_slow(&self) -> bool {
@@ -267,8 +282,8 @@ impl Machine {
             _ => {}
         }
         let wanted = state.allocated().checked_add(spec.resources);
-        let has_room = wanted.is_some_and(|wanted| wanted.fits_in(self.total));
-        if !has_room && !self.world.has(Sabotage::AdmitEverything) {
+        let has_room = wanted.is_some_and(|wanted| wanted.fits_in(self.told_total()));
+        if !has_room {
             return Met::Ready(CallOutcome::Refused(Refusal::NoRoom("full".to_owned())));
         }
         let copy = MachineCopy {
@@ -370,22 +385,41 @@ impl Machine {
         if state.life != Some(life) {
             return None;
         }
-        let mut sandboxes: Vec<_> = state
-            .copies
-            .iter()
-            .map(|(key, copy)| observed(key, copy))
-            .collect();
+        Some(CallOutcome::Done(NodeReport {
+            node: self.id.clone(),
+            total: self.told_total(),
+            allocated: state.allocated(),
+            sandboxes: self.told(&state),
+        }))
+    }
+
+    /// What the agent says of itself every other second.
+    pub(crate) fn heartbeat(&self) -> Heartbeat {
+        let state = lock(&self.state);
+        let sandboxes = self.told(&state);
+        Heartbeat {
+            node: self.id.clone(),
+            at: self.world.now(),
+            total: self.told_total(),
+            allocated: state.allocated(),
+            sandboxes: u32::try_from(sandboxes.len()).unwrap_or(u32::MAX),
+            usage: MachineUsage::default(),
+            digest: StateDigest::of(&sandboxes),
+            driver: "simulated".to_owned(),
+            driver_problem: None,
+        }
+    }
+
+    /// What the agent says of every sandbox.
+    fn told(&self, state: &State) -> Vec<ObservedSandbox> {
+        let copies = state.copies.iter();
+        let mut sandboxes: Vec<_> = copies.map(|(key, copy)| observed(key, copy)).collect();
         if self.world.has(Sabotage::ReportTheGone) {
             let is_kept = |key: &(SandboxId, Generation)| state.copies.contains_key(key);
             let gone = state.gone.iter().filter(|(key, _)| !is_kept(key));
             sandboxes.extend(gone.map(|(key, resources)| as_running(key, *resources)));
         }
-        Some(CallOutcome::Done(NodeReport {
-            node: self.id.clone(),
-            total: self.total,
-            allocated: state.allocated(),
-            sandboxes,
-        }))
+        sandboxes
     }
 
     /// Takes the time of some work, and more on a slow machine.

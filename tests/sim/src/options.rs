@@ -49,8 +49,8 @@ pub enum Sabotage {
     RefuseRemovals,
     /// Nodes report what is gone as running.
     ReportTheGone,
-    /// Nodes admit whatever comes.
-    AdmitEverything,
+    /// Nodes give and admit twice what they have.
+    OverstateRoom,
     /// What is lost on the way is taken for refused.
     TakeUnknownForRefused,
     /// The store loses events.

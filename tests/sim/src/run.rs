@@ -103,7 +103,7 @@ pub fn run(options: Options) -> Report {
             .with_writer(LogToTrace(Arc::clone(&world)))
             .finish();
         let _guard = tracing::subscriber::set_default(log);
-        Run::new(world).to_its_end().await
+        Run::new(world).carry_out().await
     });
     // Tasks of dead servers wait for ever; they end here.
     drop(runtime);
@@ -160,7 +160,7 @@ impl Run {
         }
     }
 
-    async fn to_its_end(self) -> Report {
+    async fn carry_out(self) -> Report {
         let began = Instant::now();
         let world = Arc::clone(&self.world);
         self.prepare().await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use atoll_control::config::Config;
 use atoll_control::{ControlPlane, Parts};
+use atoll_core::heartbeat::HEARTBEAT_INTERVAL;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -103,27 +104,62 @@ impl Server {
         self.incarnation.is_dead()
     }
 
-    /// A node announces itself, until it was heard.
+    /// A node announces itself, until it was heard, and beats from then on; for one life of its
+    /// agent.
     pub(crate) fn admit(self: &Arc<Self>, cable: &Arc<Cable>) {
         let (server, cable) = (Arc::clone(self), Arc::clone(cable));
+        let Some(life) = cable.machine.life() else {
+            return;
+        };
         self.world.tasks.spawn(async move {
-            while cable.machine.is_up() && !server.is_dead() {
-                let (sender, events) = mpsc::channel(EVENTS_QUEUE);
-                cable.machine.connect(sender);
-                let link = Link::new(Arc::clone(&cable), Arc::clone(&server.incarnation));
-                let joined = server.control.node_join(Arc::new(link), events).await;
-                cable.disturb();
-                let node = cable.machine.id();
-                match joined {
-                    Ok(()) => {
-                        server.world.note(format_args!("{node} joined"));
-                        return;
-                    }
-                    Err(error) => server.world.note(format_args!("{node} not joined: {error}")),
+            let is_over = || cable.machine.life() != Some(life) || server.is_dead();
+            while !is_over() {
+                if server.join(&cable).await {
+                    server.hear_beats(&cable, is_over).await;
                 }
                 sleep(JOIN_PAUSE).await;
             }
         });
+    }
+
+    /// Whether the node was heard.
+    async fn join(&self, cable: &Arc<Cable>) -> bool {
+        let (sender, events) = mpsc::channel(EVENTS_QUEUE);
+        cable.machine.connect(sender);
+        let link = Link::new(Arc::clone(cable), Arc::clone(&self.incarnation));
+        let joined = self.control.node_join(Arc::new(link), events).await;
+        cable.disturb();
+        let node = cable.machine.id();
+        match &joined {
+            Ok(()) => self.world.note(format_args!("{node} joined")),
+            Err(error) => self.world.note(format_args!("{node} not joined: {error}")),
+        }
+        joined.is_ok()
+    }
+
+    /// Carries heartbeats until the server does not know the node any more.
+    async fn hear_beats(&self, cable: &Cable, is_over: impl Fn() -> bool) {
+        loop {
+            sleep(HEARTBEAT_INTERVAL).await;
+            if is_over() {
+                return;
+            }
+            let Some(beat) = cable.carry_up(cable.machine.heartbeat()).await else {
+                continue;
+            };
+            if is_over() {
+                return;
+            }
+            match self.control.node_heartbeat(beat).await {
+                Ok(_) => cable.hear(),
+                Err(error) => {
+                    let node = cable.machine.id();
+                    self.world
+                        .note(format_args!("heartbeat of {node} is not taken: {error}"));
+                    return;
+                }
+            }
+        }
     }
 
     /// The process is killed.
