@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_core::id::{Generation, SandboxId, TeamId};
-use atoll_core::quota::is_counted;
+use atoll_core::quota::Charge;
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::{Desired, Sandbox, State};
 use atoll_store::store::{EventFilter, Store as _};
@@ -122,16 +122,19 @@ impl Checks {
     async fn judge_quota(&self, rows: &[Sandbox]) {
         for team in &self.teams {
             let of_team = rows.iter().filter(|row| row.team == *team);
-            let counted = of_team.filter(|row| is_counted(row.state)).count();
-            if counted > usize::try_from(TEAM_MAX).unwrap_or(usize::MAX) {
+            let charged = of_team.fold(Charge::default(), |sum, row| {
+                sum.saturating_add(charge(row))
+            });
+            if charged.places > u64::from(TEAM_MAX) {
+                let places = charged.places;
                 self.world
-                    .violate(format_args!("{team} has {counted} sandboxes"));
+                    .violate(format_args!("{team} has {places} sandboxes"));
             }
             let usage = self.database.tables.team_usage(team).await;
-            let known = usage.map_or(0, |usage| usage.concurrent);
-            if known != counted as u64 {
+            let known = usage.map_or_else(|_| Charge::default(), |usage| usage.charged);
+            if known != charged {
                 self.world
-                    .violate(format_args!("{team} has {counted} sandboxes, counted {known}"));
+                    .violate(format_args!("{team} takes {charged:?}, counted {known:?}"));
             }
         }
     }
@@ -335,6 +338,11 @@ impl Checks {
                 .violate(format_args!("the history of {id} is {told:?}, not {due:?}"));
         }
     }
+}
+
+/// What a row counts against its team.
+const fn charge(row: &Sandbox) -> Charge {
+    Charge::of(row.state, row.config.resources, true)
 }
 
 fn sum(of: impl Iterator<Item = Resources>) -> Resources {

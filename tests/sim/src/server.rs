@@ -69,7 +69,7 @@ impl Server {
             routes: Arc::clone(&edge) as _,
         };
         let mut config = Config::development("0.6.13");
-        config.concurrent_sandboxes_max = TEAM_MAX;
+        config.team_limits.concurrent_sandboxes = TEAM_MAX;
         config.create_timeout = CREATE_TIMEOUT;
         config.delete_timeout = DELETE_TIMEOUT;
         let opened = tokio::select! {

@@ -12,8 +12,9 @@ use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 use atoll_store::memory::MemStore;
 use atoll_store::store::{
-    Admission, Error, EventFilter, EventRow, Inserted, Intent, IntentChange, KeyRow, NewSandbox,
-    Removed, Result, SandboxFilter, Store, TeamUsage, TemplateRow, Transition,
+    Admission, AuditFilter, AuditRow, Error, EventFilter, EventRow, Inserted, Intent, IntentChange,
+    KeyRow, NewSandbox, Removed, Result, SandboxFilter, Store, TeamChange, TeamChanged, TeamRow,
+    TeamUsage, TemplateRow, Transition,
 };
 use tokio::time::sleep;
 
@@ -138,7 +139,7 @@ impl SimStore {
         }
         let seen = new.clone();
         if self.world.has(Sabotage::IgnoreQuota) {
-            new.concurrent_max = u32::MAX;
+            new.limits.concurrent_sandboxes = u32::MAX;
         }
         let admission = self.database.tables.sandbox_insert(new).await?;
         if admission == Admission::Accepted {
@@ -203,6 +204,22 @@ impl Store for SimStore {
         pass!(self, team_ensure(team, name, at))
     }
 
+    async fn team_insert(&self, team: &TeamRow) -> Result<Inserted> {
+        pass!(self, team_insert(team))
+    }
+
+    async fn team_update(&self, team: &TeamId, change: TeamChange) -> Result<TeamChanged> {
+        pass!(self, team_update(team, change))
+    }
+
+    async fn team_get(&self, team: &TeamId) -> Result<Option<TeamRow>> {
+        pass!(self, team_get(team))
+    }
+
+    async fn team_list(&self) -> Result<Vec<TeamRow>> {
+        pass!(self, team_list())
+    }
+
     async fn team_usage(&self, team: &TeamId) -> Result<TeamUsage> {
         pass!(self, team_usage(team))
     }
@@ -221,6 +238,10 @@ impl Store for SimStore {
 
     async fn key_remove(&self, team: &TeamId, key: &KeyId) -> Result<bool> {
         pass!(self, key_remove(team, key))
+    }
+
+    async fn key_touch(&self, used: Vec<(KeyId, Timestamp)>) -> Result<()> {
+        pass!(self, key_touch(used))
     }
 
     async fn template_insert(&self, template: &Template) -> Result<Inserted> {
@@ -278,6 +299,18 @@ impl Store for SimStore {
 
     async fn event_list(&self, filter: &EventFilter) -> Result<Vec<EventRow>> {
         pass!(self, event_list(filter))
+    }
+
+    async fn audit_append(&self, rows: Vec<AuditRow>) -> Result<()> {
+        pass!(self, audit_append(rows))
+    }
+
+    async fn audit_list(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>> {
+        pass!(self, audit_list(filter))
+    }
+
+    async fn audit_prune(&self, before: Timestamp, keep: u64, limit: u32) -> Result<u64> {
+        pass!(self, audit_prune(before, keep, limit))
     }
 
     async fn history_prune(&self, before: Timestamp, limit: u32) -> Result<u64> {
