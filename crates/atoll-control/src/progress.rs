@@ -37,10 +37,7 @@ impl Progress {
     }
 
     /// Waits for a row that satisfies the condition; none if the task came to rest before.
-    pub(crate) async fn until(
-        &self,
-        condition: impl Fn(&Sandbox) -> bool,
-    ) -> Option<Arc<Sandbox>> {
+    pub(crate) async fn until(&self, condition: impl Fn(&Sandbox) -> bool) -> Option<Arc<Sandbox>> {
         loop {
             // Made before the look, so that what changes after it is not missed.
             let changed = self.changed.notified();

@@ -285,7 +285,9 @@ impl Checks {
             ));
         }
         for view in server.control.node_list() {
-            let on_it = rows.iter().filter(|row| row.node.as_ref() == Some(&view.id));
+            let on_it = rows
+                .iter()
+                .filter(|row| row.node.as_ref() == Some(&view.id));
             let allocated = sum(on_it.map(|row| row.config.resources));
             if view.allocated != allocated || !view.is_reachable {
                 return Some(format!("{view:?}, rows {allocated:?}"));

@@ -238,7 +238,9 @@ impl Clients {
     async fn connect(&self, server: &Server, team: usize) {
         let Some(id) = self.pick(team) else { return };
         let time = Duration::from_secs(120);
-        let call = server.control.sandbox_connect(&self.tenants[team], &id, time);
+        let call = server
+            .control
+            .sandbox_connect(&self.tenants[team], &id, time);
         let what = format!("connect {id}");
         if let Some(Err(error)) = self.call(server, &what, call).await {
             self.expect(&error, &what, &[ErrorKind::NotFound]);
@@ -314,7 +316,10 @@ impl Clients {
                 let call = async { control.sandbox_get(tenant, &id).await.map(drop) };
                 self.call(server, &what, call).await
             }
-            1 => self.call(server, &what, control.sandbox_kill(tenant, &id)).await,
+            1 => {
+                self.call(server, &what, control.sandbox_kill(tenant, &id))
+                    .await
+            }
             2 => {
                 let call = control.sandbox_set_timeout(tenant, &id, time);
                 self.call(server, &what, call).await

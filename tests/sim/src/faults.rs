@@ -50,7 +50,11 @@ impl Faults {
     pub(crate) async fn step(&mut self, server: &mut Option<Arc<Server>>) {
         let now = Instant::now();
         let due = |(at, _): &(Instant, Ongoing)| *at <= now;
-        for (_, fault) in self.ongoing.extract_if(.., |one| due(one)).collect::<Vec<_>>() {
+        for (_, fault) in self
+            .ongoing
+            .extract_if(.., |one| due(one))
+            .collect::<Vec<_>>()
+        {
             self.end(fault, server).await;
         }
         if self.world.goes_wrong(BEGINS_PER_MILLE) {
@@ -125,9 +129,11 @@ impl Faults {
                 self.last(Ongoing::Slow(node), 2_000, 30_000);
             }
             7 | 8 => {
-                let (requests, answers) = [(true, true), (true, false), (false, true)]
-                    [self.world.below(3)];
-                note(&format!("is cut off, requests {requests}, answers {answers}"));
+                let (requests, answers) =
+                    [(true, true), (true, false), (false, true)][self.world.below(3)];
+                note(&format!(
+                    "is cut off, requests {requests}, answers {answers}"
+                ));
                 cable.set(requests, answers);
                 self.last(Ongoing::Cut(node), 500, 60_000);
             }

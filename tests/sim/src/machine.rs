@@ -179,7 +179,11 @@ impl Machine {
         state.life = Some(state.lives);
         state.removed.clear();
         state.copies.retain(|_, copy| {
-            !copy.is_ending && !matches!(copy.state, ObservedState::Starting | ObservedState::Exited)
+            let is_whole = match copy.state {
+                ObservedState::Running | ObservedState::Paused => true,
+                ObservedState::Starting | ObservedState::Exited => false,
+            };
+            is_whole && !copy.is_ending
         });
         drop(state);
         self.changed.notify_waiters();
@@ -445,9 +449,11 @@ impl Machine {
 
 impl State {
     fn allocated(&self) -> Resources {
-        self.copies.values().fold(Resources::default(), |sum, copy| {
-            sum.checked_add(copy.resources).unwrap_or(sum)
-        })
+        self.copies
+            .values()
+            .fold(Resources::default(), |sum, copy| {
+                sum.checked_add(copy.resources).unwrap_or(sum)
+            })
     }
 }
 

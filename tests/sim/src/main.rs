@@ -91,7 +91,7 @@ fn conclude(arguments: &Arguments, reports: &[Report]) -> ExitCode {
     let lines: u64 = reports.iter().map(|report| report.lines).sum();
     let time: u64 = reports.iter().map(|one| one.virtual_time.as_secs()).sum();
     println!(
-        "{} seeds, {creates} creates, {lines} lines of trace, {time} virtual seconds: {failed} failed",
+        "{} seeds, {creates} creates, {lines} lines, {time} virtual seconds: {failed} failed",
         reports.len()
     );
     if failed == 0 {

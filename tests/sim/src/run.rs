@@ -74,7 +74,10 @@ impl Report {
     /// The command that repeats the run with its whole trace.
     #[must_use]
     pub fn command(&self, steps: u32) -> String {
-        format!("cargo xtask sim --seed {} --steps {steps} --trace", self.seed)
+        format!(
+            "cargo xtask sim --seed {} --steps {steps} --trace",
+            self.seed
+        )
     }
 }
 

@@ -138,7 +138,11 @@ impl World {
     /// When a fault last touched any of these parts.
     pub(crate) fn last_disturbed(&self, parts: &[Part]) -> Option<Instant> {
         let disturbed = lock(&self.disturbed);
-        parts.iter().filter_map(|part| disturbed.get(part)).max().copied()
+        parts
+            .iter()
+            .filter_map(|part| disturbed.get(part))
+            .max()
+            .copied()
     }
 
     /// Whether the wall clock ever jumped back.
