@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_core::event::Subject;
 use atoll_core::id::{Generation, SandboxId, TeamId};
 use atoll_core::quota::Charge;
 use atoll_core::resources::Resources;
@@ -315,7 +316,7 @@ impl Checks {
 
     async fn judge_events(&self, id: &SandboxId, entry: &Entry) {
         let filter = EventFilter {
-            sandbox: id.clone(),
+            subject: Subject::Sandbox(id.clone()),
             start: None,
             is_ascending: true,
             levels: Vec::new(),
@@ -326,7 +327,7 @@ impl Checks {
         let events = events.unwrap_or_default();
         let mut told: Vec<_> = events
             .iter()
-            .map(|event| event.kind.as_str())
+            .map(|event| event.event.kind.as_str())
             .filter(|kind| CHANGES.contains(kind))
             .collect();
         let mut due = entry.events.clone();

@@ -6,16 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
+use atoll_core::event::Cursor;
 use atoll_core::id::{KeyId, SandboxId, TeamId, TemplateId};
 use atoll_core::sandbox::Sandbox;
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 use atoll_store::memory::MemStore;
 use atoll_store::store::{
-    Admission, AuditFilter, AuditRow, Error, EventFilter, EventRow, Inserted, Intent, IntentChange,
-    KeyRow, NewSandbox, Removed, Result, SandboxFilter, Store, TeamChange, TeamChanged, TeamRow,
-    TeamUsage, TemplateRow, Transition,
+    Admission, AuditFilter, AuditRow, Error, EventFilter, EventGap, EventPage, EventQuery,
+    EventRow, Inserted, Intent, IntentChange, KeyRow, NewSandbox, Removed, Result, SandboxFilter,
+    Store, StoredEvent, TeamChange, TeamChanged, TeamRow, TeamUsage, TemplateRow, Transition,
 };
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::book::Book;
@@ -297,8 +299,33 @@ impl Store for SimStore {
         pass!(self, event_append(events))
     }
 
-    async fn event_list(&self, filter: &EventFilter) -> Result<Vec<EventRow>> {
+    async fn event_list(&self, filter: &EventFilter) -> Result<Vec<StoredEvent>> {
         pass!(self, event_list(filter))
+    }
+
+    async fn event_list_after(
+        &self,
+        after: Cursor,
+        query: &EventQuery,
+        limit: u32,
+    ) -> Result<EventPage> {
+        pass!(self, event_list_after(after, query, limit))
+    }
+
+    fn event_head(&self) -> watch::Receiver<Cursor> {
+        self.database.tables.event_head()
+    }
+
+    async fn event_gap(&self, after: Cursor) -> Result<Option<EventGap>> {
+        pass!(self, event_gap(after))
+    }
+
+    async fn event_cursor_get(&self, name: &str) -> Result<Option<Cursor>> {
+        pass!(self, event_cursor_get(name))
+    }
+
+    async fn event_cursor_set(&self, name: &str, cursor: Cursor, at: Timestamp) -> Result<()> {
+        pass!(self, event_cursor_set(name, cursor, at))
     }
 
     async fn audit_append(&self, rows: Vec<AuditRow>) -> Result<()> {
