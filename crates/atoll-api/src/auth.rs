@@ -38,7 +38,7 @@ impl FromRequestParts<Api> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
         let headers = &parts.headers;
-        if let Some(key) = text(headers, &API_KEY)?.or(bearer(headers)?) {
+        if let Some(key) = presented_key(headers)? {
             let tenant = api.control().authenticate(key).await?;
             return Ok(Self(tenant));
         }
@@ -63,6 +63,11 @@ impl FromRequestParts<Api> for Operator {
         let team = team(&parts.headers)?.unwrap_or_else(|| api.default_team().clone());
         Ok(Self(operator_of(team)?))
     }
+}
+
+/// The key the caller shows, if it shows one.
+pub(crate) fn presented_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+    Ok(text(headers, &API_KEY)?.or(bearer(headers)?))
 }
 
 fn operator_of(team: TeamId) -> Result<Tenant, ApiError> {

@@ -34,6 +34,7 @@ mod keys;
 mod lists;
 mod observe;
 mod sandboxes;
+mod teams;
 mod templates;
 mod unsupported;
 
@@ -169,6 +170,7 @@ fn table() -> Table {
     let table = observe::routes(table);
     let table = templates::routes(table);
     let table = keys::routes(table);
+    let table = teams::routes(table);
     let table = unsupported::routes(table);
     admin::routes(table)
 }

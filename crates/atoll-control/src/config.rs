@@ -1,10 +1,11 @@
 //! What an operator may set about the control plane.
 
-use std::num::NonZeroU32;
 use std::time::Duration;
 
-use atoll_core::quota::{Limits, Rate};
+use atoll_core::quota::Limits;
 use atoll_core::resources::Resources;
+
+use crate::limit::{CREATES_IN_FLIGHT_MAX, TEAM_CREATES_IN_FLIGHT_MAX, TEAM_LIMITS};
 
 /// How much more than it has may be allocated on a node, in percent of what it reports: 100 is
 /// exactly what it has.
@@ -33,31 +34,16 @@ impl Overcommit {
     }
 }
 
-const fn rate(per_second: u32, burst: u32) -> Rate {
-    Rate {
-        per_second: NonZeroU32::new(per_second).expect("a rate gives something back"),
-        burst: NonZeroU32::new(burst).expect("a rate lets something through"),
-    }
-}
-
-/// What a team may have and ask for unless somebody said otherwise: enough for one machine's worth
-/// of work, little enough that a loop gone wild in one team leaves the others alive.
-pub const TEAM_LIMITS: Limits = Limits {
-    concurrent_sandboxes: 1_000,
-    // What so many sandboxes of 8 cores, 8 GiB and 20 GiB take.
-    cpu_millis: 8_000_000,
-    memory_mib: 8_192_000,
-    disk_mib: 20_480_000,
-    creates: rate(5_000, 10_000),
-    requests: rate(20_000, 40_000),
-};
-
 /// Settings of the control plane. There is no `Default`: [`Config::development`] says what it is
 /// for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// What one team may have and ask for where it has no limits of its own.
     pub team_limits: Limits,
+    /// Creates under way at once: [`CREATES_IN_FLIGHT_MAX`].
+    pub creates_in_flight_max: usize,
+    /// Creates of one team under way at once: [`TEAM_CREATES_IN_FLIGHT_MAX`].
+    pub team_creates_in_flight_max: usize,
     /// How long a sandbox may live from its last start.
     pub lifetime_max: Duration,
     /// How long a create waits for its sandbox before it gives it up.
@@ -81,6 +67,8 @@ impl Config {
     pub fn development(envd_version: impl Into<String>) -> Self {
         Self {
             team_limits: TEAM_LIMITS,
+            creates_in_flight_max: CREATES_IN_FLIGHT_MAX,
+            team_creates_in_flight_max: TEAM_CREATES_IN_FLIGHT_MAX,
             lifetime_max: Duration::from_secs(24 * 3600),
             create_timeout: Duration::from_secs(60),
             delete_timeout: Duration::from_secs(10),

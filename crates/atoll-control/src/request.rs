@@ -7,6 +7,7 @@ use std::time::Duration;
 use atoll_core::event::{Cursor, EventKind};
 use atoll_core::id::{NodeId, SandboxId, TeamId};
 use atoll_core::network::NetworkPolicy;
+use atoll_core::quota::Overrides;
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::OnTimeout;
 use atoll_core::template::TemplateSource;
@@ -182,4 +183,15 @@ pub struct ImportRequest {
     pub resources: Resources,
     /// Whether other teams may start it.
     pub is_public: bool,
+}
+
+/// What changes of a team; what is none stays.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TeamUpdate {
+    /// Its name.
+    pub name: Option<String>,
+    /// Whether its keys are refused.
+    pub is_disabled: Option<bool>,
+    /// All of its own limits.
+    pub overrides: Option<Overrides>,
 }

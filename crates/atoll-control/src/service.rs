@@ -12,6 +12,7 @@ mod logs;
 mod metrics;
 mod network;
 mod nodes;
+mod teams;
 mod templates;
 mod timeout;
 
@@ -24,6 +25,7 @@ use atoll_core::sandbox::{Desired, Sandbox, State};
 use atoll_core::time::Clock;
 use atoll_store::store::Store;
 use secrecy::{ExposeSecret as _, SecretString};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,6 +34,7 @@ use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::deadlines::Deadlines;
 use crate::error::{Error, Result};
+use crate::gate::Gates;
 use crate::random::Random;
 use crate::reconciler::Reconciler;
 use crate::registry::{Registry, is_visible};
@@ -78,6 +81,8 @@ pub(crate) struct Inner {
     pub(crate) tokens: Tokens,
     keys: keys::KnownKeys,
     pub(crate) bus: Arc<Bus>,
+    gates: Gates,
+    creating: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
 }
@@ -112,6 +117,8 @@ impl ControlPlane {
             tokens: Tokens::new(&seed),
             keys: keys::KnownKeys::default(),
             bus: Arc::new(Bus::new(Arc::clone(&store))),
+            gates: Gates::new(config.team_limits, config.team_creates_in_flight_max),
+            creating: Arc::new(Semaphore::new(config.creates_in_flight_max)),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
             config,

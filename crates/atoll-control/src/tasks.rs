@@ -36,5 +36,6 @@ pub(crate) async fn run(inner: &Arc<Inner>, cancel: CancellationToken) {
         );
     }
     inner.flush_spawned().await;
+    inner.flush_key_uses().await;
     inner.store.close().await;
 }

@@ -7,6 +7,7 @@ use atoll_core::event::{Cursor, EventKind, Subject};
 use atoll_core::heartbeat::Heartbeat;
 use atoll_core::id::{KeyId, NodeId, TeamId};
 use atoll_core::node::{DrainMode, NodeInfo, NodeState};
+use atoll_core::quota::{Limits, Overrides, Usage};
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::{AccessToken, Sandbox, State};
 use atoll_core::template::Template;
@@ -129,6 +130,27 @@ pub struct TemplateView {
     pub last_spawned_at: Option<Timestamp>,
     /// How many builds it has had.
     pub build_count: u32,
+}
+
+/// A team as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TeamView {
+    /// Its id.
+    pub id: TeamId,
+    /// Its name, for people.
+    pub name: String,
+    /// Whether its keys are refused.
+    pub is_disabled: bool,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Its own limits.
+    pub overrides: Overrides,
+    /// The limits that hold for it.
+    pub limits: Limits,
+    /// What it has that counts against them.
+    pub usage: Usage,
+    /// How many of its sandboxes run.
+    pub running: u64,
 }
 
 /// A key as its team sees it. The key itself is not kept.

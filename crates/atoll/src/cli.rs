@@ -32,6 +32,9 @@ pub(crate) enum Command {
     /// Make, list and revoke API keys.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Make, list, limit and disable teams. Needs the operator's token.
+    #[command(subcommand)]
+    Team(TeamCommand),
     /// Say what this machine offers each driver, and how to mend what is missing.
     Doctor(DoctorArgs),
     /// Measure.
@@ -257,6 +260,8 @@ pub(crate) enum KeyCommand {
     Create {
         #[command(flatten)]
         server: ServerArgs,
+        #[command(flatten)]
+        team: OfTeamArgs,
         /// What it is for.
         name: String,
         /// A key that may look but not touch.
@@ -271,6 +276,8 @@ pub(crate) enum KeyCommand {
     List {
         #[command(flatten)]
         server: ServerArgs,
+        #[command(flatten)]
+        team: OfTeamArgs,
         /// Print JSON, one object a line.
         #[arg(long)]
         json: bool,
@@ -279,9 +286,103 @@ pub(crate) enum KeyCommand {
     Revoke {
         #[command(flatten)]
         server: ServerArgs,
+        #[command(flatten)]
+        team: OfTeamArgs,
         /// Its id, as `key list` shows it.
         id: String,
     },
+}
+
+/// For which team an operator acts.
+#[derive(Debug, Args)]
+pub(crate) struct OfTeamArgs {
+    /// Act for this team (name or id), with the operator's token; the key's own team otherwise.
+    #[arg(long)]
+    pub(crate) team: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TeamCommand {
+    /// Make a team, and print its id. `atoll key create --team` makes its first key.
+    Create {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        quota: QuotaArgs,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List teams with what each has.
+    #[command(visible_alias = "ls")]
+    List {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Print JSON, one object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a team: its limits and what it has of each.
+    Show {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its name or id.
+        team: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Change a team's limits; those not given stay. They hold at once.
+    SetQuota {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its name or id.
+        team: String,
+        #[command(flatten)]
+        quota: QuotaArgs,
+        /// Give the team the installation's defaults, but for what else is given.
+        #[arg(long)]
+        reset: bool,
+    },
+    /// Refuse a team's keys. Its sandboxes go on until their deadlines.
+    Disable {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its name or id.
+        team: String,
+    },
+    /// Accept a disabled team's keys again.
+    Enable {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its name or id.
+        team: String,
+    },
+}
+
+/// A team's own limits.
+#[derive(Debug, Args)]
+pub(crate) struct QuotaArgs {
+    /// Sandboxes that are not paused.
+    #[arg(long)]
+    pub(crate) concurrent_sandboxes: Option<u32>,
+    /// CPU of all its sandboxes together, in thousandths of a core.
+    #[arg(long)]
+    pub(crate) cpu_millis: Option<u64>,
+    /// Memory of all its sandboxes together, in MiB.
+    #[arg(long)]
+    pub(crate) memory_mib: Option<u64>,
+    /// Disk of all its sandboxes together, in MiB.
+    #[arg(long)]
+    pub(crate) disk_mib: Option<u64>,
+    /// Creates: so many a second, and so many at once.
+    #[arg(long, value_name = "PER_SECOND:BURST", value_parser = parse_rate)]
+    pub(crate) creates: Option<(u32, u32)>,
+    /// Requests: so many a second, and so many at once.
+    #[arg(long, value_name = "PER_SECOND:BURST", value_parser = parse_rate)]
+    pub(crate) requests: Option<(u32, u32)>,
 }
 
 #[derive(Debug, Args)]
@@ -327,6 +428,13 @@ fn parse_mirror(text: &str) -> Result<(String, String), String> {
         }
         _ => Err("must be REGISTRY=HOST, such as docker.io=mirror.example:5000".to_owned()),
     }
+}
+
+fn parse_rate(text: &str) -> Result<(u32, u32), String> {
+    let number = |text: &str| text.parse().ok().filter(|number| *number > 0);
+    text.split_once(':')
+        .and_then(|(per_second, burst)| Some((number(per_second)?, number(burst)?)))
+        .ok_or_else(|| "write PER_SECOND:BURST, both at least 1".to_owned())
 }
 
 fn parse_variable(text: &str) -> Result<(String, String), String> {

@@ -21,6 +21,8 @@ const PAGE_ROWS: u32 = 100;
 pub(crate) struct Client {
     http: reqwest::Client,
     connection: Connection,
+    /// The team an operator acts for, in the admin part.
+    team: Option<String>,
 }
 
 /// What create and connect answer.
@@ -64,7 +66,17 @@ impl Client {
             // Sandboxes are reached directly, whatever proxy the environment names.
             .no_proxy()
             .build()?;
-        Ok(Self { http, connection })
+        Ok(Self {
+            http,
+            connection,
+            team: None,
+        })
+    }
+
+    /// The same client, which acts for a team (by id) in the admin part.
+    pub(crate) fn for_team(mut self, team: String) -> Self {
+        self.team = Some(team);
+        self
     }
 
     pub(crate) const fn connection(&self) -> &Connection {
@@ -194,6 +206,9 @@ impl Client {
             && path.starts_with("/admin/")
         {
             request = request.header("X-Admin-Token", token);
+            if let Some(team) = &self.team {
+                request = request.header("X-Team-ID", team);
+            }
         }
         if let Some(body) = &body {
             request = request.json(body);

@@ -4,4 +4,5 @@ pub(crate) mod doctor;
 pub(crate) mod key;
 pub(crate) mod run;
 pub(crate) mod sandbox;
+pub(crate) mod team;
 pub(crate) mod template;

@@ -60,6 +60,7 @@ async fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Sandbox(command) => return commands::sandbox::run(command).await,
         Command::Template(command) => commands::template::run(command).await?,
         Command::Key(command) => commands::key::run(command).await?,
+        Command::Team(command) => commands::team::run(command).await?,
         Command::Doctor(arguments) => commands::doctor::run(&arguments)?,
         Command::Bench(BenchCommand::Create(arguments)) => bench::create::run(&arguments).await?,
         Command::Completions { shell } => {

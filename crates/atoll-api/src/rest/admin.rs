@@ -1,4 +1,6 @@
-//! The operators' surface, `/admin/v1`: keys, template imports, nodes, health.
+//! The operators' surface, `/admin/v1`: keys, template imports, nodes, health; teams beneath.
+
+mod teams;
 
 use atoll_control::request::ImportRequest;
 use atoll_control::view::{HealthStatus, NodeView};
@@ -32,7 +34,7 @@ const MAX_CPU_COUNT: u32 = 1_024;
 const MAX_NAME_LEN: usize = 64;
 
 pub(super) fn routes(table: Table) -> Table {
-    table
+    teams::routes(table)
         .add(Method::GET, "/admin/v1/health", health)
         .add(Method::GET, "/admin/v1/nodes", nodes)
         .add(Method::GET, "/admin/v1/keys", list_keys)

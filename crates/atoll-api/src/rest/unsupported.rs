@@ -8,7 +8,7 @@ use super::{Operation, Table};
 use crate::auth::Caller;
 use crate::error::ApiError;
 
-static OPERATIONS: [Operation; 54] = [
+static OPERATIONS: [Operation; 53] = [
     (Method::POST, "/sandboxes/{sandboxID}/pause"),
     (Method::POST, "/sandboxes/{sandboxID}/resume"),
     (Method::POST, "/sandboxes/{sandboxID}/fork"),
@@ -39,7 +39,6 @@ static OPERATIONS: [Operation; 54] = [
         "/templates/{templateID}/tags/{tag}/assignments",
     ),
     (Method::GET, "/default-templates"),
-    (Method::GET, "/teams"),
     (Method::GET, "/teams/{teamID}/metrics"),
     (Method::GET, "/teams/{teamID}/metrics/max"),
     (Method::PATCH, "/api-keys/{apiKeyID}"),

@@ -11,5 +11,6 @@ mod node;
 mod rpc;
 mod sandboxes;
 mod spec;
+mod teams;
 mod templates;
 mod world;

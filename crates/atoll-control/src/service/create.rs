@@ -10,6 +10,7 @@ use atoll_core::quota::Exceeded;
 use atoll_core::sandbox::{Desired, EndReason, OnTimeout, Sandbox, SandboxConfig, State};
 use atoll_core::template::Template;
 use atoll_store::store::{Admission, EventRow, IdempotencyKey, Intent, IntentChange, NewSandbox};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::{ControlPlane, Inner, demand_full, unavailable};
@@ -21,6 +22,9 @@ use crate::view::{SandboxView, Tenant};
 
 /// When to try again after no node had room.
 const CAPACITY_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// When to try again after too many creates were under way.
+const OVERLOAD_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// When to try again after the quota was used up.
 const QUOTA_RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -40,16 +44,19 @@ impl ControlPlane {
         request: CreateRequest,
     ) -> Result<SandboxView> {
         demand_full(tenant)?;
+        let places = self.inner.enter_create(tenant).await?;
         self.inner.check_timeout(request.timeout)?;
         check_supported(&request)?;
         let template = self.template_resolve(tenant, &request.template).await?;
         let inner = Arc::clone(&self.inner);
         let tenant = tenant.clone();
         // A caller that hangs up must not leave an intent that nobody drives or gives up.
-        let task = self
-            .inner
-            .tasks
-            .spawn(async move { inner.create(&tenant, request, &template).await });
+        let task = self.inner.tasks.spawn(async move {
+            let created = inner.create(&tenant, request, &template).await;
+            // Not sooner: also a create that nobody waits for is under way.
+            drop(places);
+            created
+        });
         task.await.map_err(|error| {
             Error::new(ErrorKind::Internal, "the create did not end").with_source(error)
         })?
@@ -68,6 +75,24 @@ fn check_supported(request: &CreateRequest) -> Result<()> {
 }
 
 impl Inner {
+    /// Takes a place among the creates under way, of the team and of all.
+    async fn enter_create(&self, tenant: &Tenant) -> Result<[OwnedSemaphorePermit; 2]> {
+        let gate = self.gate(&tenant.team).await?.ok_or_else(no_team)?;
+        let of_team = gate.enter_create()?;
+        let of_all = Arc::clone(&self.creating)
+            .try_acquire_owned()
+            .map_err(|_| {
+                let most = self.config.creates_in_flight_max;
+                Error::new(
+                    ErrorKind::Unavailable,
+                    format!("the server has {most} creates under way, which is the most"),
+                )
+                .with_code(code::OVERLOADED)
+                .with_retry_after(OVERLOAD_RETRY_AFTER)
+            })?;
+        Ok([of_team, of_all])
+    }
+
     async fn create(
         self: &Arc<Self>,
         tenant: &Tenant,

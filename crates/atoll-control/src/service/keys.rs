@@ -2,48 +2,80 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use atoll_core::error::ErrorKind;
 use atoll_core::id::KeyId;
+use atoll_core::time::Timestamp;
 use atoll_store::store::{Inserted, KeyRow};
 use secrecy::ExposeSecret as _;
 
 use super::{ControlPlane, Inner, demand_full, unavailable};
 use crate::error::{Error, Result};
 use crate::key::{self, BODY_LEN, PREFIX};
+use crate::limit::{KEY_NAME_MAX, KEYS_PER_TEAM_MAX, KNOWN_KEYS_MAX};
 use crate::lock::lock;
 use crate::view::{CreatedKey, KeyView, Scope, Tenant};
 
-/// Keys that were seen and are valid. When there are more, all are looked up again.
-const KNOWN_MAX: usize = 10_000;
-
-/// Keys of one team.
-const KEYS_PER_TEAM_MAX: usize = 100;
-
-/// The longest name of a key, in characters.
-const NAME_MAX: usize = 128;
+/// How far the written time of a key's last use may lag: a write a minute and key, not one a
+/// request.
+const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Valid keys by hash, so that a request need not read the store to know who asks.
 #[derive(Debug, Default)]
 pub(super) struct KnownKeys {
-    tenants: Mutex<BTreeMap<String, Tenant>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    keys: BTreeMap<String, KnownKey>,
+    /// When keys were presented, as far as that is to be written.
+    used: BTreeMap<KeyId, Timestamp>,
+    /// Raised by each revocation: a key that was looked up before is not kept, or it would work
+    /// for ever.
+    epoch: u64,
+}
+
+#[derive(Debug)]
+struct KnownKey {
+    tenant: Tenant,
+    /// What the store knows of its last use, or will.
+    last_used_at: Option<Timestamp>,
 }
 
 impl KnownKeys {
-    fn get(&self, hash: &str) -> Option<Tenant> {
-        lock(&self.tenants).get(hash).cloned()
+    /// Who presents the key with this hash, and what [`Self::put`] must be told if it is unknown.
+    fn get(&self, hash: &str, now: Timestamp) -> std::result::Result<Tenant, u64> {
+        let mut known = lock(&self.known);
+        let Known { keys, used, epoch } = &mut *known;
+        let key = keys.get_mut(hash).ok_or(*epoch)?;
+        let is_due = key
+            .last_used_at
+            .is_none_or(|last| now.saturating_since(last) >= TOUCH_INTERVAL);
+        if is_due {
+            key.last_used_at = Some(now);
+            used.insert(key.tenant.key.clone(), now);
+        }
+        Ok(key.tenant.clone())
     }
 
-    fn put(&self, hash: String, tenant: Tenant) {
-        let mut tenants = lock(&self.tenants);
-        if tenants.len() >= KNOWN_MAX {
-            tenants.clear();
+    fn put(&self, hash: String, key: KnownKey, epoch: u64) {
+        let mut known = lock(&self.known);
+        if known.epoch != epoch {
+            return;
         }
-        tenants.insert(hash, tenant);
+        if known.keys.len() >= KNOWN_KEYS_MAX {
+            known.keys.clear();
+        }
+        known.keys.insert(hash, key);
     }
 
     fn forget(&self, key: &KeyId) {
-        lock(&self.tenants).retain(|_, tenant| tenant.key != *key);
+        let mut known = lock(&self.known);
+        known.epoch += 1;
+        known.keys.retain(|_, known| known.tenant.key != *key);
+        known.used.remove(key);
     }
 }
 
@@ -70,7 +102,49 @@ fn view(row: &KeyRow) -> KeyView {
     }
 }
 
+fn unknown_key() -> Error {
+    Error::new(ErrorKind::Unauthenticated, "unknown API key")
+}
+
 impl Inner {
+    /// Who has the key with this hash.
+    ///
+    /// What is compared is a digest of 160 random bits, and by look-up: how long that takes says
+    /// nothing about any key that exists.
+    async fn tenant_of(&self, hash: String) -> Result<Tenant> {
+        let epoch = match self.keys.get(&hash, self.clock.now()) {
+            Ok(tenant) => return Ok(tenant),
+            Err(epoch) => epoch,
+        };
+        let row = self.store.key_find(&hash).await.map_err(unavailable)?;
+        let row = row.ok_or_else(unknown_key)?;
+        let tenant = Tenant {
+            scope: scope(&row),
+            team: row.team,
+            key: row.id,
+        };
+        let key = KnownKey {
+            tenant: tenant.clone(),
+            last_used_at: row.last_used_at,
+        };
+        self.keys.put(hash.clone(), key, epoch);
+        // Once more, for the time of its use.
+        let _ = self.keys.get(&hash, self.clock.now());
+        Ok(tenant)
+    }
+
+    /// Writes when keys were last presented.
+    pub(crate) async fn flush_key_uses(&self) {
+        let used = std::mem::take(&mut lock(&self.keys.known).used);
+        if used.is_empty() {
+            return;
+        }
+        // What is lost here is seen again a minute later, if the key is still used.
+        if let Err(error) = self.store.key_touch(used.into_iter().collect()).await {
+            tracing::warn!(%error, "when keys were used is not written");
+        }
+    }
+
     pub(super) fn draw_key_id(&self) -> KeyId {
         self.draw_uuid()
             .parse()
@@ -79,10 +153,11 @@ impl Inner {
 }
 
 impl ControlPlane {
-    /// Tells who presents this key.
+    /// Tells who presents this key, and counts it as one request of its team.
     ///
     /// # Errors
-    /// `Unauthenticated` for a malformed, unknown or revoked key.
+    /// `Unauthenticated` for a malformed, unknown or revoked key; `PermissionDenied` for one of a
+    /// disabled team; `RateLimited` if the team asks too fast.
     pub async fn authenticate(&self, presented: &str) -> Result<Tenant> {
         let digested = key::digest(presented).ok_or_else(|| {
             Error::new(
@@ -90,29 +165,18 @@ impl ControlPlane {
                 "invalid API key: it is `e2b_` followed by 40 hexadecimal digits",
             )
         })?;
-        if let Some(tenant) = self.inner.keys.get(&digested.hash) {
-            return Ok(tenant);
-        }
-        let row = self
-            .inner
-            .store
-            .key_find(&digested.hash)
-            .await
-            .map_err(unavailable)?
-            .ok_or_else(|| Error::new(ErrorKind::Unauthenticated, "unknown API key"))?;
-        let tenant = Tenant {
-            scope: scope(&row),
-            team: row.team,
-            key: row.id,
-        };
-        self.inner.keys.put(digested.hash, tenant.clone());
+        let tenant = self.inner.tenant_of(digested.hash).await?;
+        let gate = self.inner.gate(&tenant.team).await?;
+        // A key refers to its team, which is never removed.
+        gate.ok_or_else(unknown_key)?.enter()?;
         Ok(tenant)
     }
 
     /// Makes a key for the caller's team.
     ///
     /// # Errors
-    /// `InvalidArgument` (name), `QuotaExceeded` (too many keys), `PermissionDenied`.
+    /// `InvalidArgument` (name), `QuotaExceeded` (too many keys), `PermissionDenied`, `NotFound`
+    /// (the team an operator named).
     pub async fn key_create(
         &self,
         tenant: &Tenant,
@@ -121,12 +185,16 @@ impl ControlPlane {
     ) -> Result<CreatedKey> {
         demand_full(tenant)?;
         let length = name.chars().count();
-        if length == 0 || length > NAME_MAX || name.chars().any(char::is_control) {
+        if length == 0 || length > KEY_NAME_MAX || name.chars().any(char::is_control) {
             return Err(Error::invalid(format!(
-                "a key's name has 1 to {NAME_MAX} characters, none of them a control character"
+                "a key's name has 1 to {KEY_NAME_MAX} characters, none of them a control character"
             )));
         }
         let inner = &self.inner;
+        if inner.gate(&tenant.team).await?.is_none() {
+            let message = format!("there is no team `{}`", tenant.team);
+            return Err(Error::new(ErrorKind::NotFound, message));
+        }
         let keys = inner.store.key_list(&tenant.team).await;
         if keys.map_err(unavailable)?.len() >= KEYS_PER_TEAM_MAX {
             return Err(Error::new(

@@ -25,6 +25,7 @@ pub(super) async fn run(inner: &Arc<Inner>, cancel: &CancellationToken) {
             () = tokio::time::sleep(INTERVAL) => {}
         }
         inner.flush_spawned().await;
+        inner.flush_key_uses().await;
         prune(inner).await;
     }
 }

@@ -5,9 +5,10 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::cli::KeyCommand;
-use crate::client::segment;
+use crate::cli::{KeyCommand, OfTeamArgs, ServerArgs};
+use crate::client::{Client, segment};
 use crate::commands::sandbox::client;
+use crate::commands::team;
 use crate::output;
 
 /// The columns of `key list`.
@@ -33,6 +34,18 @@ struct Mask {
     masked_value_suffix: String,
 }
 
+/// Where the keys of the wanted team are: its own part of the API, or the operators'.
+async fn keys(server: &ServerArgs, team: OfTeamArgs) -> anyhow::Result<(Client, &'static str)> {
+    let client = client(server)?;
+    match team.team {
+        None => Ok((client, "/api-keys")),
+        Some(team) => {
+            let id = team::find(&client, &team).await?.id;
+            Ok((client.for_team(id), "/admin/v1/keys"))
+        }
+    }
+}
+
 /// Does what the subcommand says.
 ///
 /// # Errors
@@ -41,23 +54,22 @@ pub(crate) async fn run(command: KeyCommand) -> anyhow::Result<()> {
     match command {
         KeyCommand::Create {
             server,
+            team,
             name,
             read_only,
             json,
         } => {
             let body = json!({ "name": name, "readOnly": read_only });
-            let key: Value = client(&server)?
-                .call(Method::POST, "/api-keys", Some(body))
-                .await?;
+            let (client, keys) = keys(&server, team).await?;
+            let key: Value = client.call(Method::POST, keys, Some(body)).await?;
             if json {
                 return output::json(&key);
             }
             output::line(key["key"].as_str().context("the answer holds no key")?)
         }
-        KeyCommand::List { server, json } => {
-            let keys: Vec<Value> = client(&server)?
-                .call(Method::GET, "/api-keys", None)
-                .await?;
+        KeyCommand::List { server, team, json } => {
+            let (client, keys) = keys(&server, team).await?;
+            let keys: Vec<Value> = client.call(Method::GET, keys, None).await?;
             if json {
                 return keys.iter().try_for_each(output::json);
             }
@@ -88,12 +100,10 @@ pub(crate) async fn run(command: KeyCommand) -> anyhow::Result<()> {
             let rows = rows.collect::<anyhow::Result<Vec<_>>>()?;
             output::line(&output::table(&HEADINGS, &rows))
         }
-        KeyCommand::Revoke { server, id } => {
-            let path = format!("/api-keys/{}", segment(&id));
-            client(&server)?
-                .send(Method::DELETE, &path, None)
-                .await
-                .map(drop)
+        KeyCommand::Revoke { server, team, id } => {
+            let (client, keys) = keys(&server, team).await?;
+            let path = format!("{keys}/{}", segment(&id));
+            client.send(Method::DELETE, &path, None).await.map(drop)
         }
     }
 }

@@ -1,0 +1,207 @@
+//! What a team's requests pass before anything is done for them: whether the team may ask at all,
+//! how fast, and how many creates it may have under way.
+//!
+//! Gates are kept in memory and made from the team's row when it first asks. A change of the row
+//! replaces the gate at once; a limiter whose rate did not change stays, so that no change of
+//! something else gives a team its burst again. What a team *has* is not counted here: that is
+//! exact, and the store's.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use atoll_core::error::ErrorKind;
+use atoll_core::id::TeamId;
+use atoll_core::quota::{Limits, Rate};
+use atoll_store::store::TeamRow;
+use governor::clock::Clock;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use crate::error::{Error, Result, code};
+use crate::limit::GATES_MAX;
+use crate::lock::lock;
+
+/// When to try again after too many creates were under way: about what a create takes.
+const IN_FLIGHT_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Tokio's clock, which tests and simulations control.
+#[derive(Debug, Clone)]
+pub(crate) struct TokioClock {
+    begun: Instant,
+}
+
+impl TokioClock {
+    pub(crate) fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+        }
+    }
+}
+
+impl Clock for TokioClock {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        Nanos::from(self.begun.elapsed())
+    }
+}
+
+/// Lets through what comes at a rate.
+#[derive(Debug)]
+pub(crate) struct Limiter {
+    rate: Rate,
+    clock: TokioClock,
+    inner: RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Nanos>>,
+}
+
+impl Limiter {
+    pub(crate) fn new(rate: Rate) -> Self {
+        let quota = Quota::per_second(rate.per_second).allow_burst(rate.burst);
+        let clock = TokioClock::new();
+        Self {
+            rate,
+            inner: RateLimiter::direct_with_clock(quota, clock.clone()),
+            clock,
+        }
+    }
+
+    /// Takes one place, or tells how long until there is one.
+    pub(crate) fn check(&self) -> std::result::Result<(), Duration> {
+        self.inner
+            .check()
+            .map_err(|not_until| not_until.wait_time_from(self.clock.now()))
+    }
+
+    /// As [`Self::check`], with the error a team gets.
+    fn demand(&self, what: &str) -> Result<()> {
+        self.check().map_err(|wait| {
+            let Rate { per_second, burst } = self.rate;
+            Error::new(
+                ErrorKind::RateLimited,
+                format!(
+                    "the team's rate of {what} is used up: {per_second} a second, {burst} at once"
+                ),
+            )
+            .with_code(code::RATE_LIMITED)
+            .with_retry_after(wait)
+        })
+    }
+}
+
+/// One team's gate.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    is_disabled: bool,
+    requests: Arc<Limiter>,
+    creates: Arc<Limiter>,
+    creating: Arc<Semaphore>,
+    creating_max: usize,
+}
+
+impl Gate {
+    fn new(row: &TeamRow, defaults: Limits, creating_max: usize, before: Option<&Self>) -> Self {
+        let limits = row.overrides.over(defaults);
+        let limiter = |rate: Rate, before: Option<&Arc<Limiter>>| match before {
+            Some(limiter) if limiter.rate == rate => Arc::clone(limiter),
+            _ => Arc::new(Limiter::new(rate)),
+        };
+        Self {
+            is_disabled: row.is_disabled,
+            requests: limiter(limits.requests, before.map(|gate| &gate.requests)),
+            creates: limiter(limits.creates, before.map(|gate| &gate.creates)),
+            creating: before.map_or_else(
+                || Arc::new(Semaphore::new(creating_max)),
+                |gate| Arc::clone(&gate.creating),
+            ),
+            creating_max,
+        }
+    }
+
+    /// Lets one request in.
+    pub(crate) fn enter(&self) -> Result<()> {
+        if self.is_disabled {
+            return Err(Error::new(
+                ErrorKind::PermissionDenied,
+                "this team is disabled; ask the operator of this installation",
+            ));
+        }
+        self.requests.demand("requests")
+    }
+
+    /// Lets one create in, for as long as the answer is kept.
+    pub(crate) fn enter_create(&self) -> Result<OwnedSemaphorePermit> {
+        self.creates.demand("creates")?;
+        Arc::clone(&self.creating).try_acquire_owned().map_err(|_| {
+            let most = self.creating_max;
+            Error::new(
+                ErrorKind::RateLimited,
+                format!("the team has {most} creates under way, which is the most"),
+            )
+            .with_code(code::OVERLOADED)
+            .with_retry_after(IN_FLIGHT_RETRY_AFTER)
+        })
+    }
+}
+
+/// The gates of the teams that asked lately.
+#[derive(Debug)]
+pub(crate) struct Gates {
+    defaults: Limits,
+    creating_max: usize,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    gates: BTreeMap<TeamId, Arc<Gate>>,
+    /// Raised by each change of a team: a gate made from a row that was read before is not kept.
+    epoch: u64,
+}
+
+impl Gates {
+    pub(crate) fn new(defaults: Limits, creating_max: usize) -> Self {
+        Self {
+            defaults,
+            creating_max,
+            known: Mutex::default(),
+        }
+    }
+
+    /// The team's gate if it is known, and what [`Self::keep`] must be told if it is not.
+    pub(crate) fn find(&self, team: &TeamId) -> std::result::Result<Arc<Gate>, u64> {
+        let known = lock(&self.known);
+        known.gates.get(team).cloned().ok_or(known.epoch)
+    }
+
+    /// The gate of a team whose row was read after [`Self::find`] answered `epoch`.
+    pub(crate) fn keep(&self, row: &TeamRow, epoch: u64) -> Arc<Gate> {
+        let mut known = lock(&self.known);
+        if let Some(gate) = known.gates.get(&row.id) {
+            return Arc::clone(gate);
+        }
+        let gate = Arc::new(Gate::new(row, self.defaults, self.creating_max, None));
+        if known.epoch == epoch {
+            if known.gates.len() >= GATES_MAX {
+                known.gates.clear();
+            }
+            known.gates.insert(row.id.clone(), Arc::clone(&gate));
+        }
+        gate
+    }
+
+    /// Puts the gate of a changed team in the place of the one before.
+    pub(crate) fn replace(&self, row: &TeamRow) {
+        let mut known = lock(&self.known);
+        known.epoch += 1;
+        let before = known.gates.get(&row.id);
+        if let Some(before) = before {
+            let gate = Gate::new(row, self.defaults, self.creating_max, Some(before));
+            known.gates.insert(row.id.clone(), Arc::new(gate));
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Limits on teams and on what they ask for, with their reasons. `docs/limits.md` lists them.
+
+use std::num::NonZeroU32;
+
+use atoll_core::quota::{Limits, Rate};
+
+/// Teams of one installation: operators' listings carry all of them.
+pub const TEAMS_MAX: usize = 10_000;
+
+/// Characters of a team's name.
+pub const TEAM_NAME_MAX: usize = 64;
+
+/// Keys of one team.
+pub const KEYS_PER_TEAM_MAX: usize = 100;
+
+/// Characters of a key's name.
+pub const KEY_NAME_MAX: usize = 128;
+
+/// Keys whose owner is kept in memory. When there are more, all are looked up again.
+pub const KNOWN_KEYS_MAX: usize = 10_000;
+
+/// Teams whose rates are kept in memory. When more ask, each is made anew, with its burst.
+pub const GATES_MAX: usize = 10_000;
+
+/// Creates under way at once: each holds a task, a row and a place on a node. More than this wait
+/// for nodes and not for us, and would only be given up later.
+pub const CREATES_IN_FLIGHT_MAX: usize = 1_024;
+
+/// Creates of one team under way at once: half of all, so that no team alone shuts the others out.
+pub const TEAM_CREATES_IN_FLIGHT_MAX: usize = 512;
+
+const fn rate(per_second: u32, burst: u32) -> Rate {
+    Rate {
+        per_second: NonZeroU32::new(per_second).expect("a rate gives something back"),
+        burst: NonZeroU32::new(burst).expect("a rate lets something through"),
+    }
+}
+
+/// What a team may have and ask for unless somebody said otherwise: enough for one machine's worth
+/// of work, little enough that a loop gone wild in one team leaves the others alive.
+pub const TEAM_LIMITS: Limits = Limits {
+    concurrent_sandboxes: 1_000,
+    // What so many sandboxes of 8 cores, 8 GiB and 20 GiB take.
+    cpu_millis: 8_000_000,
+    memory_mib: 8_192_000,
+    disk_mib: 20_480_000,
+    creates: rate(5_000, 10_000),
+    requests: rate(20_000, 40_000),
+};
