@@ -177,14 +177,21 @@ impl Python {
     }
 }
 
+/// What `requirements.txt` of the suite brings, by the names that are imported.
+const PYTHON_MODULES: [&str; 6] = [
+    "e2b",
+    "grpc",
+    "grpc_reflection",
+    "pytest",
+    "pytest_timeout",
+    "websockets",
+];
+
 /// The Python of the conformance suite with the newest published SDK; a checkout that has one
 /// keeps it until its target directory is removed.
 pub(crate) fn python() -> Result<Python> {
     let python = Python::at("conformance")?;
-    if !["e2b", "pytest", "pytest_timeout", "websockets"]
-        .iter()
-        .all(|name| python.has(name))
-    {
+    if !PYTHON_MODULES.iter().all(|name| python.has(name)) {
         python.install(&[
             "--upgrade",
             "--requirement",
