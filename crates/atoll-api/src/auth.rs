@@ -20,7 +20,7 @@ use crate::rest::Api;
 
 pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 pub(crate) const ADMIN_TOKEN: HeaderName = HeaderName::from_static("x-admin-token");
-const TEAM_ID: HeaderName = HeaderName::from_static("x-team-id");
+pub(crate) const TEAM_ID: HeaderName = HeaderName::from_static("x-team-id");
 
 /// The key id under which the operator's deeds are recorded.
 const ADMIN_KEY: &str = "admin";

@@ -34,6 +34,13 @@ pub const MAX_BATCH: usize = 100;
 /// Characters of a batch's request id: the place of a request in the batch is put behind it.
 pub const MAX_BATCH_REQUEST_ID_LEN: usize = 250;
 
+/// After how much silence a watch says that nothing happened: less than what proxies and home
+/// routers allow a connection to be idle.
+pub const WATCH_IDLE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Types of events in one watch.
+pub const MAX_WATCH_TYPES: usize = 64;
+
 /// How often the health that a client watches is looked at.
 pub const HEALTH_WATCH_INTERVAL: Duration = Duration::from_secs(5);
 

@@ -19,6 +19,7 @@ mod nodes;
 mod sandboxes;
 mod service;
 mod status;
+mod watch;
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;

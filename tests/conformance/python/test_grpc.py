@@ -17,8 +17,6 @@ NOT_YET = {
     "PauseSandbox": {"sandboxId": "inone"},
     "ResumeSandbox": {"sandboxId": "inone"},
     "ExplainSandbox": {"sandboxId": "inone"},
-    "WatchSandbox": {"sandboxId": "inone"},
-    "WatchEvents": {},
 }
 NOT_YET_OPERATOR = {
     "RegisterNode": {"nodeId": "n"},
@@ -80,8 +78,10 @@ def sandbox(team):
         assert getattr(error, "code", None) == StatusCode.NOT_FOUND, error
 
 
-def state(client, name):
-    return client.pool.FindEnumTypeByName(f"atoll.orchestrator.v1.{name}")
+def number(client, enum, name):
+    """The number of an enumeration's value."""
+    described = client.pool.FindEnumTypeByName(f"atoll.orchestrator.v1.{enum}")
+    return described.values_by_name[name].number
 
 
 def test_reflection_tells_every_service(nobody):
@@ -117,7 +117,7 @@ def test_a_sandbox_from_create_to_delete(team, fresh):
     made = team.call("CreateSandbox", wanted)
     sandbox = made.sandbox
     assert sandbox.id and made.access.envd_access_token
-    assert sandbox.state == state(team, "SandboxState").values_by_name["SANDBOX_STATE_RUNNING"].number
+    assert sandbox.state == number(team, "SandboxState", "SANDBOX_STATE_RUNNING")
     assert sandbox.generation == 1 and sandbox.node_id and sandbox.team_id
     assert dict(sandbox.metadata) == wanted["metadata"]
     assert list(sandbox.network.deny_out) == ["192.0.2.0/24"]
@@ -196,7 +196,7 @@ def test_every_wrong_field_is_named(team):
     }
     assert all(violation.description for violation in violations)
     for name in team.methods():
-        if name in OPERATOR_CALLS or name in ("WatchEvents", "WatchSandbox"):
+        if name in OPERATOR_CALLS:
             continue
         fields = team.methods()[name].input_type.fields_by_name
         if "sandbox_id" in fields:
@@ -252,6 +252,56 @@ def test_strangers_and_credentials_that_are_not_enough(nobody, team, fresh):
     bearer.call("ListSandboxes")
 
 
+def test_a_sandbox_is_followed_to_its_end(team):
+    made = team.call("CreateSandbox", {"template": "base", "timeout": "120s"}).sandbox
+    watch = team.start("WatchSandbox", {"sandboxId": made.id})
+    try:
+        first = next(watch)
+        assert first.WhichOneof("item") == "idle" and first.sandbox.id == made.id
+        team.call("DeleteSandbox", {"sandboxId": made.id})
+        events = [item.event for item in watch if item.WhichOneof("item") == "event"]
+        assert events[-1].type == "sandbox.deleted"
+        assert {event.sandbox_id for event in events} == {made.id}
+        # It ended by itself, without an error.
+        assert watch.code() == StatusCode.OK
+    finally:
+        watch.cancel()
+
+
+def test_events_go_on_at_a_cursor(team, operator, sandbox):
+    def read(client, request, last):
+        """The events up to the first of type `last`."""
+        watch = client.start("WatchEvents", request)
+        try:
+            events = []
+            for item in watch:
+                if item.WhichOneof("item") == "event":
+                    events.append(item.event)
+                    if item.event.type == last:
+                        return events
+        finally:
+            watch.cancel()
+
+    query = {"cursor": "0", "sandboxId": sandbox.id, "types": ["sandbox.*"]}
+    events = read(team, query, "sandbox.running")
+    assert events[0].type == "sandbox.created"
+    assert {event.team_id for event in events} == {sandbox.team_id}
+    assert [int(event.cursor) for event in events] == sorted({int(e.cursor) for e in events})
+    rest = read(team, {**query, "cursor": events[0].cursor}, "sandbox.running")
+    assert [event.cursor for event in rest] == [event.cursor for event in events[1:]]
+    # The operator sees them without naming a team.
+    seen = read(operator, query, "sandbox.running")
+    assert [event.cursor for event in seen] == [event.cursor for event in events]
+
+    # A deadline ends a quiet stream.
+    quiet = team.start("WatchEvents", {"types": ["resource.exhausted"]}, timeout=0.5)
+    with pytest.raises(grpc.RpcError) as error:
+        next(quiet)
+    assert error.value.code() == StatusCode.DEADLINE_EXCEEDED
+    for wrong in ({"cursor": "x"}, {"types": ["pod.*"]}):
+        assert team.refusal("WatchEvents", wrong).code == StatusCode.INVALID_ARGUMENT
+
+
 def test_a_key_that_only_reads(nobody, team, fresh, sandbox):
     body = {"name": "reader", "readOnly": True}
     answer = fresh.request("POST", "/api-keys", body)
@@ -305,8 +355,8 @@ def test_a_message_has_a_limit(team):
 def test_operators_see_nodes_usage_and_health(operator, sandbox):
     nodes = operator.call("ListNodes").nodes
     assert [node.id for node in nodes] == [sandbox.node_id]
-    ready = state(operator, "NodeState").values_by_name["NODE_STATE_READY"].number
-    assert nodes[0].state == ready
+    assert nodes[0].state == number(operator, "NodeState", "NODE_STATE_READY")
+    assert nodes[0].driver and nodes[0].HasField("last_heartbeat_at")
     for scope in ({"fleet": {}}, {"nodeId": sandbox.node_id}):
         usage = operator.call("GetResourceUsage", scope)
         capacity = usage.capacity
@@ -319,8 +369,7 @@ def test_operators_see_nodes_usage_and_health(operator, sandbox):
         assert operator.refusal(name, {"nodeId": "none"}).code == StatusCode.NOT_FOUND
         assert operator.refusal(name, {"nodeId": "NO"}).code == StatusCode.INVALID_ARGUMENT
     health = operator.call("GetHealth")
-    healthy = state(operator, "HealthStatus").values_by_name["HEALTH_STATUS_HEALTHY"].number
-    assert health.status == healthy
+    assert health.status == number(operator, "HealthStatus", "HEALTH_STATUS_HEALTHY")
     assert {"store"} <= {component.name for component in health.components}
 
 

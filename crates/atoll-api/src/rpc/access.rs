@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, header};
 
 use super::status;
-use crate::auth::{ADMIN_TOKEN, API_KEY, Caller, Operator};
+use crate::auth::{ADMIN_TOKEN, API_KEY, Caller, Operator, TEAM_ID};
 use crate::error::ApiError;
 use crate::rest::Api;
 
@@ -36,6 +36,8 @@ pub(super) struct Identity {
     pub(super) tenant: Tenant,
     /// Whether it may see what belongs to no team.
     pub(super) is_operator: bool,
+    /// Whether it said for which team it acts, or is one.
+    pub(super) names_team: bool,
 }
 
 /// The caller of a call that is not open.
@@ -110,6 +112,7 @@ async fn identify(
     Ok(Some(Identity {
         tenant,
         is_operator,
+        names_team: !is_operator || parts.headers.contains_key(TEAM_ID),
     }))
 }
 

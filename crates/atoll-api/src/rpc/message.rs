@@ -1,16 +1,18 @@
 //! The domain's types as messages.
 
 use atoll_control::view::{
-    ComponentHealth as ComponentView, Health as HealthView, HealthStatus as Status, NodeView,
-    SandboxView,
+    ComponentHealth as ComponentView, EventView, Health as HealthView, HealthStatus as Status,
+    NodeView, SandboxView,
 };
+use atoll_core::heartbeat::{Gauge, MachineUsage};
 use atoll_core::network::NetworkPolicy;
+use atoll_core::node::{DrainMode as Drain, NodeState as Standing};
 use atoll_core::resources::Resources as Amounts;
 use atoll_core::sandbox::{OnTimeout as Rule, Sandbox as Row, State};
 use atoll_core::time::Timestamp;
 use atoll_proto::orchestrator::{
-    Capacity, ComponentHealth, GetHealthResponse, HealthStatus, Network, Node, NodeState,
-    OnTimeout, Resources, Sandbox, SandboxAccess, SandboxState,
+    Capacity, ComponentHealth, DrainMode, Event, GetHealthResponse, HealthStatus, Network, Node,
+    NodeState, OnTimeout, Resources, Sandbox, SandboxAccess, SandboxState,
 };
 use buffa_types::google::protobuf;
 
@@ -141,19 +143,88 @@ pub(super) fn access(view: &SandboxView, domain: Option<&str>) -> SandboxAccess 
     }
 }
 
-/// A node as operators see it.
-pub(super) fn node(view: &NodeView) -> Node {
-    let state = if view.is_reachable {
-        NodeState::Ready
-    } else {
-        NodeState::Suspect
+const fn node_state(state: Standing) -> NodeState {
+    match state {
+        Standing::Ready => NodeState::Ready,
+        Standing::Suspect => NodeState::Suspect,
+        Standing::Lost => NodeState::Lost,
+        Standing::Draining => NodeState::Draining,
+        Standing::Left => NodeState::Left,
+    }
+}
+
+const fn drain(mode: Option<Drain>) -> DrainMode {
+    match mode {
+        None => DrainMode::Unspecified,
+        Some(Drain::Wait) => DrainMode::Wait,
+        Some(Drain::Evict) => DrainMode::Evict,
+    }
+}
+
+/// What a machine has and uses, as measured.
+pub(super) fn measured(usage: &MachineUsage) -> Capacity {
+    let amounts = |of: fn(Gauge) -> u64| Resources {
+        cpu_millicores: of(usage.cpu_millis),
+        memory_bytes: of(usage.memory_bytes),
+        disk_bytes: of(usage.disk_bytes),
+        network_bits_per_second: Some(of(usage.network_bps)),
+        ..Resources::default()
     };
+    Capacity {
+        total: amounts(|gauge| gauge.total).into(),
+        used: amounts(|gauge| gauge.used).into(),
+        available: amounts(Gauge::available).into(),
+        ..Capacity::default()
+    }
+}
+
+/// A node as operators see it.
+pub(super) fn node(view: NodeView) -> Node {
+    let last = view.last_heartbeat;
+    let (driver, driver_problem) = last.as_ref().map_or_else(Default::default, |last| {
+        let problem = last.heartbeat.driver_problem.clone();
+        (last.heartbeat.driver.clone(), problem.unwrap_or_default())
+    });
     Node {
         id: view.id.to_string(),
-        state: state.into(),
-        capacity: capacity(&resources(view.total), &resources(view.allocated)).into(),
+        name: view.info.name,
+        address: view.info.address.unwrap_or_default(),
+        state: node_state(view.state).into(),
+        capacity: capacity(&resources(view.allocatable), &resources(view.allocated)).into(),
         sandboxes: view.sandboxes,
+        tags: view.info.tags.into_iter().collect(),
+        last_heartbeat_at: last.as_ref().map(|last| time(last.received_at)).into(),
+        driver,
+        driver_problem,
+        drain: drain(view.drain).into(),
+        measured: last.map(|last| measured(&last.heartbeat.usage)).into(),
+        joined_at: view.joined_at.map(time).into(),
         ..Node::default()
+    }
+}
+
+/// Something that happened.
+pub(super) fn event(view: EventView) -> Event {
+    let field = |name: &str| view.fields.get(name).map(String::as_str);
+    let node = view.subject.node().map(atoll_core::id::NodeId::as_str);
+    let sandbox = view.subject.sandbox();
+    Event {
+        cursor: view.cursor.to_string(),
+        r#type: view.kind.as_str().to_owned(),
+        at: time(view.at).into(),
+        sandbox_id: sandbox.map_or_else(String::new, ToString::to_string),
+        node_id: node
+            .or_else(|| field("node"))
+            .unwrap_or_default()
+            .to_owned(),
+        generation: field("generation")
+            .and_then(|text| text.parse().ok())
+            .unwrap_or_default(),
+        team_id: view.team.map_or_else(String::new, |team| team.to_string()),
+        level: view.level.as_str().to_owned(),
+        message: view.message,
+        fields: view.fields.into_iter().collect(),
+        ..Event::default()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use atoll_control::view::NodeView;
 use atoll_core::error::ErrorKind;
+use atoll_core::heartbeat::MachineUsage;
 use atoll_core::id::NodeId;
 use atoll_proto::orchestrator::{
     DrainNodeRequest, DrainNodeResponse, GetNodeStatusRequest, GetNodeStatusResponse,
@@ -16,13 +17,9 @@ use crate::error::ApiError;
 use crate::rest::Api;
 
 pub(super) fn list(api: &Api) -> ListNodesResponse {
+    let nodes = api.control().node_list();
     ListNodesResponse {
-        nodes: api
-            .control()
-            .node_list()
-            .iter()
-            .map(message::node)
-            .collect(),
+        nodes: nodes.into_iter().map(message::node).collect(),
         ..ListNodesResponse::default()
     }
 }
@@ -98,14 +95,19 @@ fn usage_of(nodes: &[NodeView]) -> GetResourceUsageResponse {
     let mut total = Resources::default();
     let mut used = Resources::default();
     let mut sandboxes = 0_u32;
+    let mut measured: Option<MachineUsage> = None;
     for node in nodes {
-        total = message::sum(total, &message::resources(node.total));
+        total = message::sum(total, &message::resources(node.allocatable));
         used = message::sum(used, &message::resources(node.allocated));
         sandboxes = sandboxes.saturating_add(node.sandboxes);
+        if let Some(last) = &node.last_heartbeat {
+            measured = Some(measured.unwrap_or_default().plus(last.heartbeat.usage));
+        }
     }
     GetResourceUsageResponse {
         capacity: message::capacity(&total, &used).into(),
         sandboxes,
+        measured: measured.as_ref().map(message::measured).into(),
         ..GetResourceUsageResponse::default()
     }
 }

@@ -16,8 +16,7 @@ use connectrpc::{Encodable, RequestContext, ServiceRequest, ServiceResult, Servi
 
 use super::access::{Identity, identity};
 use super::status::answer;
-use super::{installation, nodes, sandboxes};
-use crate::error::ApiError;
+use super::{installation, nodes, sandboxes, watch};
 use crate::rest::Api;
 
 /// The service.
@@ -224,10 +223,11 @@ impl OrchestratorService for Service {
         ctx: RequestContext,
         request: ServiceRequest<'_, WatchSandboxRequest>,
     ) -> ServiceResult<ServiceStream<impl Encodable<WatchSandboxResponse> + Send + use<>>> {
-        let stream: ServiceResult<ServiceStream<WatchSandboxResponse>> =
-            call!(ctx, request, |_caller, _message| Err(
-                ApiError::unsupported("watching a sandbox")
-            ));
+        let stream: ServiceResult<ServiceStream<WatchSandboxResponse>> = call!(
+            ctx,
+            request,
+            |caller, message| watch::sandbox(&self.api, caller, &message).await
+        );
         stream
     }
 
@@ -237,8 +237,8 @@ impl OrchestratorService for Service {
         request: ServiceRequest<'_, WatchEventsRequest>,
     ) -> ServiceResult<ServiceStream<impl Encodable<WatchEventsResponse> + Send + use<>>> {
         let stream: ServiceResult<ServiceStream<WatchEventsResponse>> =
-            call!(ctx, request, |_caller, _message| Err(
-                ApiError::unsupported("watching events")
+            call!(ctx, request, |caller, message| watch::events(
+                &self.api, caller, &message
             ));
         stream
     }

@@ -27,19 +27,19 @@ const TYPE_PREFIX: &str = "type.googleapis.com/";
 pub(super) fn answer<T>(result: Result<T, ApiError>) -> ServiceResult<T> {
     match result {
         Ok(message) => connectrpc::Response::ok(message),
-        Err(error) => {
-            error.log();
-            Err(connect_error(&error))
-        }
+        Err(error) => Err(log(&error)),
     }
+}
+
+/// The error that ends a stream, logged.
+pub(super) fn log(error: &ApiError) -> ConnectError {
+    error.log();
+    connect_error(error)
 }
 
 /// The answer to a request that did not get as far as its service.
 pub(super) fn refuse(error: &ApiError, headers: &HeaderMap) -> Response {
-    error.log();
-    connect_error(error)
-        .into_http_response(headers)
-        .map(Body::new)
+    log(error).into_http_response(headers).map(Body::new)
 }
 
 /// The error for one of several results.

@@ -13,4 +13,5 @@ mod sandboxes;
 mod spec;
 mod teams;
 mod templates;
+mod watch;
 mod world;

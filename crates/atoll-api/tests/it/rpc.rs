@@ -22,7 +22,7 @@ use tower::ServiceExt as _;
 
 use crate::world::{ADMIN_TOKEN, KEY, World};
 
-const SERVICE: &str = "/atoll.orchestrator.v1.OrchestratorService/";
+pub(crate) const SERVICE: &str = "/atoll.orchestrator.v1.OrchestratorService/";
 
 /// The flag of the frame that ends a gRPC-Web answer.
 const TRAILER_FRAME: u8 = 0x80;

@@ -134,6 +134,13 @@ impl EventStream {
         }
     }
 
+    /// Up to where it has looked, once what it found was taken: a watch that begins there misses
+    /// nothing.
+    #[must_use]
+    pub const fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
     /// The same as a `Stream`.
     pub fn into_stream(self) -> impl Stream<Item = Result<Watched>> + Send {
         futures::stream::unfold(self, |mut watcher| async move {
