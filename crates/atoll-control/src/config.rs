@@ -34,6 +34,14 @@ impl Overcommit {
     }
 }
 
+/// Ended sandboxes that are kept: at about a kilobyte each a quarter of a gigabyte, and a week of
+/// 1,500 an hour.
+pub const HISTORY_SANDBOXES_MAX: u64 = 250_000;
+
+/// Events that are kept: at some 300 bytes each well under a gigabyte, and more than the sandboxes
+/// that are kept have left.
+pub const HISTORY_EVENTS_MAX: u64 = 2_500_000;
+
 /// Settings of the control plane. There is no `Default`: [`Config::development`] says what it is
 /// for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +63,10 @@ pub struct Config {
     pub full_sync_interval: Duration,
     /// How long ended sandboxes and their history are kept.
     pub history_retention: Duration,
+    /// How many ended sandboxes are kept at most, those that ended last.
+    pub history_sandboxes_max: u64,
+    /// How many events are kept at most, the newest.
+    pub history_events_max: u64,
     /// The guest agent's version, for templates that do not say.
     pub envd_version: String,
     /// How much more than they have is allocated on nodes.
@@ -74,6 +86,8 @@ impl Config {
             delete_timeout: Duration::from_secs(10),
             full_sync_interval: Duration::from_secs(30),
             history_retention: Duration::from_secs(7 * 24 * 3600),
+            history_sandboxes_max: HISTORY_SANDBOXES_MAX,
+            history_events_max: HISTORY_EVENTS_MAX,
             envd_version: envd_version.into(),
             // A node reports what it has to give, its own overcommitment included.
             overcommit: Overcommit {

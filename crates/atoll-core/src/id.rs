@@ -108,6 +108,12 @@ id!(
     is_slug
 );
 id!(
+    /// A webhook: a UUID.
+    WebhookId,
+    "webhook",
+    is_slug
+);
+id!(
     /// A machine that runs sandboxes: a slug, unique in the fleet.
     NodeId,
     "node",

@@ -2,6 +2,7 @@
 
 mod event;
 mod teams;
+mod webhook;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -15,15 +16,11 @@ use atoll_core::sandbox::{Desired, EndReason, OnTimeout, Sandbox, SandboxConfig,
 use atoll_core::template::{BuildStatus, Template};
 use atoll_core::time::Timestamp;
 
-use self::event::{
-    a_reader_that_is_behind_what_was_pruned_is_told, events_are_read_in_the_order_of_their_cursors,
-    subscribers_find_their_cursors_again, the_head_moves_with_what_is_committed,
-};
 use crate::memory::MemStore;
 use crate::sqlite::SqliteStore;
 use crate::store::{
     Admission, Error, EventFilter, EventRow, IdempotencyKey, Inserted, Intent, IntentChange,
-    KeyRow, NewSandbox, Removed, SandboxFilter, Store, Transition,
+    KeyRow, NewSandbox, Removed, Retention, SandboxFilter, Store, Transition,
 };
 
 /// Runs every check of the suite against a store made by the expression, each on its own.
@@ -45,10 +42,13 @@ macro_rules! contract {
                 a_start_moves_the_deadline, an_unwanted_sandbox_takes_no_intent,
                 an_expiry_loses_against_an_extension, listing_orders_filters_and_pages,
                 events_keep_their_order_and_are_searched, history_is_pruned_with_its_sandbox,
-                live_sandboxes_are_paged, events_are_read_in_the_order_of_their_cursors,
-                the_head_moves_with_what_is_committed,
-                a_reader_that_is_behind_what_was_pruned_is_told,
-                subscribers_find_their_cursors_again);
+                live_sandboxes_are_paged, event::events_are_read_in_the_order_of_their_cursors,
+                event::the_head_moves_with_what_is_committed,
+                event::a_reader_that_is_behind_what_was_pruned_is_told,
+                event::subscribers_find_their_cursors_again,
+                event::recent_events_are_paged_either_way,
+                event::no_more_is_kept_than_may_be, webhook::webhooks_are_kept_and_changed,
+                webhook::progress_of_an_older_version_is_refused);
         }
     };
     (@checks $make:expr, $($($part:ident)::+),+) => {
@@ -241,6 +241,17 @@ fn history(id: &SandboxId) -> EventFilter {
         search: None,
         limit: 100,
     }
+}
+
+/// Forgets what is older. Answers how many sandboxes that were.
+async fn prune(store: &dyn Store, before: Timestamp) -> u64 {
+    let retention = Retention {
+        before,
+        sandboxes_max: 1_000,
+        events_max: 1_000,
+        limit: 10,
+    };
+    store.history_prune(&retention).await.unwrap().sandboxes
 }
 
 async fn meta_is_written_once(store: &dyn Store) {
@@ -544,8 +555,8 @@ async fn history_is_pruned_with_its_sandbox(store: &dyn Store) {
     let young = start(store, "iyoung", 110).await;
     stop(store, &young, 500).await;
     let live = start(store, "ilive", 110).await;
-    assert_eq!(store.history_prune(at(300), 10).await.unwrap(), 1);
-    assert_eq!(store.history_prune(at(300), 10).await.unwrap(), 0);
+    assert_eq!(prune(store, at(300)).await, 1);
+    assert_eq!(prune(store, at(300)).await, 0);
     assert_eq!(store.sandbox_get(&old.id).await.unwrap(), None);
     assert_eq!(store.event_list(&history(&old.id)).await.unwrap(), []);
     for id in [&young.id, &live.id] {

@@ -9,6 +9,7 @@ mod queries;
 mod row;
 pub mod sqlite;
 pub mod store;
+pub mod webhook;
 
 #[cfg(test)]
 mod contract;

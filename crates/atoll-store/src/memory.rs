@@ -3,12 +3,14 @@
 //!
 //! One lock around ordered maps; the same rules as the databases, checked by the same suite.
 
+mod webhook;
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use atoll_core::event::Cursor;
-use atoll_core::id::{KeyId, SandboxId, TeamId, TemplateId};
+use atoll_core::id::{KeyId, SandboxId, TeamId, TemplateId, WebhookId};
 use atoll_core::quota::{Overrides, admit};
 use atoll_core::sandbox::{Desired, EndReason, Sandbox, State};
 use atoll_core::template::Template;
@@ -17,9 +19,11 @@ use tokio::sync::watch;
 
 use crate::store::{
     Admission, AuditFilter, AuditRow, EventFilter, EventGap, EventPage, EventQuery, EventRow,
-    Inserted, Intent, IntentChange, KeyRow, NewSandbox, Removed, Result, SandboxFilter, Store,
-    StoredEvent, TeamChange, TeamChanged, TeamRow, TeamUsage, TemplateRow, Transition,
+    Inserted, Intent, IntentChange, KeyRow, NewSandbox, Pruned, Removed, Result, Retention,
+    SandboxFilter, Store, StoredEvent, TeamChange, TeamChanged, TeamRow, TeamUsage, TemplateRow,
+    Transition,
 };
+use crate::webhook::WebhookRow;
 
 #[derive(Debug, Default)]
 struct Tables {
@@ -34,6 +38,7 @@ struct Tables {
     /// The highest cursor that was pruned.
     pruned: Cursor,
     cursors: BTreeMap<String, Cursor>,
+    webhooks: BTreeMap<WebhookId, WebhookRow>,
     idempotency: BTreeMap<(TeamId, String), (String, SandboxId, Timestamp)>,
     audit: Vec<AuditRow>,
     audit_written: i64,
@@ -244,10 +249,10 @@ impl Tables {
     }
 
     /// Removes the events for which `is_old` holds.
-    fn forget(&mut self, is_old: impl Fn(&EventRow) -> bool) {
+    fn forget(&mut self, is_old: impl Fn(&StoredEvent) -> bool) {
         let pruned = &mut self.pruned;
         self.events.retain(|stored| {
-            let is_old = is_old(&stored.event);
+            let is_old = is_old(stored);
             if is_old {
                 *pruned = (*pruned).max(stored.cursor);
             }
@@ -285,23 +290,34 @@ impl Tables {
         rows.into_iter().cloned().collect()
     }
 
-    fn prune(&mut self, before: Timestamp, limit: u32) -> u64 {
+    fn prune(&mut self, retention: &Retention) -> Pruned {
         let mut ended: Vec<_> = self
             .sandboxes
             .values()
             .filter(|row| row.state == State::Stopped)
             .filter_map(|row| Some((row.ended?.0, row.id.clone())))
-            .filter(|(at, _)| *at < before)
             .collect();
         ended.sort();
-        ended.truncate(size(limit));
+        let kept = usize::try_from(retention.sandboxes_max).unwrap_or(usize::MAX);
+        let too_many = ended.len().saturating_sub(kept);
+        let old = ended.partition_point(|(at, _)| *at < retention.before);
+        let going = old.max(too_many);
+        ended.truncate(going.min(size(retention.limit)));
         for (_, id) in &ended {
             self.sandboxes.remove(id);
-            self.forget(|event| event.subject.sandbox() == Some(id));
+            self.forget(|stored| stored.event.subject.sandbox() == Some(id));
         }
-        self.forget(|event| event.subject.sandbox().is_none() && event.at < before);
+        let (before, head) = (retention.before, self.head.get());
+        let beyond = Cursor::new(head.saturating_sub(retention.events_max));
+        self.forget(|stored| {
+            let event = &stored.event;
+            stored.cursor <= beyond || (event.subject.sandbox().is_none() && event.at < before)
+        });
         self.idempotency.retain(|_, (_, _, at)| *at >= before);
-        ended.len() as u64
+        Pruned {
+            sandboxes: ended.len() as u64,
+            is_more: going > ended.len(),
+        }
     }
 }
 
@@ -560,6 +576,26 @@ impl Store for MemStore {
         Ok(self.tables().after(after, query, limit))
     }
 
+    async fn event_page(
+        &self,
+        query: &EventQuery,
+        is_ascending: bool,
+        offset: u32,
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>> {
+        let tables = self.tables();
+        let wanted = tables
+            .events
+            .iter()
+            .filter(|stored| query.matches(&stored.event));
+        let mut events: Vec<_> = wanted.collect();
+        if !is_ascending {
+            events.reverse();
+        }
+        let page = events.into_iter().skip(size(offset)).take(size(limit));
+        Ok(page.cloned().collect())
+    }
+
     fn event_head(&self) -> watch::Receiver<Cursor> {
         self.head.subscribe()
     }
@@ -609,8 +645,8 @@ impl Store for MemStore {
         Ok(old as u64)
     }
 
-    async fn history_prune(&self, before: Timestamp, limit: u32) -> Result<u64> {
-        Ok(self.tables().prune(before, limit))
+    async fn history_prune(&self, retention: &Retention) -> Result<Pruned> {
+        Ok(self.tables().prune(retention))
     }
 
     async fn ping(&self) -> Result<()> {

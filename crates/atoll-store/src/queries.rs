@@ -193,6 +193,10 @@ pub(crate) const EVENTS_NEWEST_OF: &str =
 pub(crate) const EVENTS_OF_NO_SANDBOX: &str =
     "SELECT seq FROM events WHERE sandbox IS NULL AND at < $1 ORDER BY at LIMIT $2";
 pub(crate) const EVENT_DELETE: &str = "DELETE FROM events WHERE seq = $1";
+/// The last of the oldest events up to a cursor.
+pub(crate) const EVENTS_OLDEST: &str = "SELECT COALESCE(MAX(seq), 0) FROM \
+     (SELECT seq FROM events WHERE seq <= $1 ORDER BY seq LIMIT $2) AS oldest";
+pub(crate) const EVENTS_DELETE_THROUGH: &str = "DELETE FROM events WHERE seq <= $1";
 pub(crate) const EVENT_PRUNED_GET: &str = "SELECT through FROM event_prune WHERE id = 1";
 pub(crate) const EVENT_PRUNED_SET: &str =
     "UPDATE event_prune SET through = $1 WHERE id = 1 AND through < $1";
@@ -234,6 +238,45 @@ pub(crate) const AUDIT_PRUNE: &str = "DELETE FROM audit WHERE seq IN \
      (SELECT seq FROM audit ORDER BY seq LIMIT $3) \
      AND (at < $1 OR seq <= (SELECT MAX(seq) FROM audit) - $2)";
 
+/// The columns of a webhook, in the order that the row reader expects.
+macro_rules! webhook_columns {
+    () => {
+        "id, team, name, url, kinds, secret, enabled, disabled_reason, created_at, updated_at, \
+         version, seq, failing_since, last_error"
+    };
+}
+
+pub(crate) const WEBHOOK_COUNT: &str = "SELECT COUNT(*) FROM webhooks WHERE team = $1";
+pub(crate) const WEBHOOK_INSERT: &str = concat!(
+    "INSERT INTO webhooks (",
+    webhook_columns!(),
+    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+);
+pub(crate) const WEBHOOK_GET: &str = concat!(
+    "SELECT ",
+    webhook_columns!(),
+    " FROM webhooks WHERE id = $1"
+);
+pub(crate) const WEBHOOK_LIST: &str = concat!(
+    "SELECT ",
+    webhook_columns!(),
+    " FROM webhooks WHERE team = $1 ORDER BY created_at, id"
+);
+pub(crate) const WEBHOOK_LIST_ENABLED: &str = concat!(
+    "SELECT ",
+    webhook_columns!(),
+    " FROM webhooks WHERE enabled = 1 AND id > $1 ORDER BY id LIMIT $2"
+);
+pub(crate) const WEBHOOK_UPDATE: &str = "UPDATE webhooks SET version = version + 1, name = $3, \
+     url = $4, kinds = $5, secret = $6, enabled = $7, disabled_reason = $8, updated_at = $9, \
+     seq = $10, failing_since = $11, last_error = $12 WHERE id = $1 AND version = $2";
+pub(crate) const WEBHOOK_PROGRESS: &str = "UPDATE webhooks SET seq = $3, failing_since = $4, \
+     last_error = $5 WHERE id = $1 AND version = $2";
+pub(crate) const WEBHOOK_REMOVE: &str = "DELETE FROM webhooks WHERE team = $1 AND id = $2";
+
+/// When the last of those ended that are one too many.
+pub(crate) const ENDED_BEYOND: &str = "SELECT ended_at FROM sandboxes \
+     WHERE state = 'stopped' ORDER BY ended_at DESC LIMIT 1 OFFSET $1";
 pub(crate) const ENDED_BEFORE: &str = "SELECT id FROM sandboxes \
      WHERE state = 'stopped' AND ended_at < $1 ORDER BY ended_at LIMIT $2";
 pub(crate) const SANDBOX_DELETE: &str = "DELETE FROM sandboxes WHERE id = $1";

@@ -11,6 +11,7 @@ mod event;
 mod migrate;
 mod read;
 mod team;
+mod webhook;
 mod writer;
 
 use std::path::Path;
@@ -30,10 +31,11 @@ use tokio::sync::watch;
 
 use crate::store::{
     Admission, AuditFilter, AuditRow, Error, EventFilter, EventGap, EventPage, EventQuery,
-    EventRow, Inserted, Intent, KeyRow, NewSandbox, Removed, Result, SandboxFilter, Store,
-    StoredEvent, TeamChange, TeamChanged, TeamRow, TeamUsage, TemplateRow, Transition,
+    EventRow, Inserted, Intent, KeyRow, NewSandbox, Pruned, Removed, Result, Retention,
+    SandboxFilter, Store, StoredEvent, TeamChange, TeamChanged, TeamRow, TeamUsage, TemplateRow,
+    Transition,
 };
-use apply::{Reply, Write};
+use apply::{Prune, Reply, Write};
 use writer::Writer;
 
 /// Connections for reading. Reads are short; more would only compete for the cores.
@@ -267,6 +269,16 @@ impl Store for SqliteStore {
         event::list_after(&self.readers, after, head, query, limit).await
     }
 
+    async fn event_page(
+        &self,
+        query: &EventQuery,
+        is_ascending: bool,
+        offset: u32,
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>> {
+        event::page(&self.readers, query, is_ascending, (offset, limit)).await
+    }
+
     fn event_head(&self) -> watch::Receiver<Cursor> {
         self.writer.head()
     }
@@ -307,9 +319,21 @@ impl Store for SqliteStore {
         Ok(self.write(write).await?.into_count())
     }
 
-    async fn history_prune(&self, before: Timestamp, limit: u32) -> Result<u64> {
-        let reply = self.write(Write::HistoryPrune { before, limit }).await?;
-        Ok(reply.into_count())
+    async fn history_prune(&self, retention: &Retention) -> Result<Pruned> {
+        let beyond = read::ended_beyond(&self.readers, retention.sandboxes_max).await?;
+        let head = self.writer.head().borrow().get();
+        let prune = Prune {
+            // The one that is one too many goes too.
+            ended_before: beyond.map_or(retention.before, |at| {
+                retention
+                    .before
+                    .max(at.saturating_add(Duration::from_micros(1)))
+            }),
+            before: retention.before,
+            through: Cursor::new(head.saturating_sub(retention.events_max)),
+            limit: retention.limit,
+        };
+        Ok(self.write(Write::HistoryPrune(prune)).await?.into_pruned())
     }
 
     async fn ping(&self) -> Result<()> {

@@ -11,6 +11,7 @@
 //! - **Events**: what happened to sandboxes, nodes and the fleet, in one order. Written in the
 //!   transaction of the change it tells of, so it is outbox, history and log in one.
 //! - **Event cursors**: how far each durable subscriber has come.
+//! - **Webhooks**: who is told of events over the network, with the secret that signing needs.
 //! - **Idempotency keys**: which sandbox a repeated request already made.
 //! - **Audit**: who asked for which change, from where, and what became of it; refused ones too.
 //! - **Meta**: a few values made once per installation, such as the seed of access tokens.
@@ -42,6 +43,8 @@ use atoll_core::sandbox::{EndReason, Sandbox, State};
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 use tokio::sync::watch;
+
+use crate::webhook::WebhookStore;
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -433,6 +436,32 @@ pub struct EventPage {
     pub next: Cursor,
 }
 
+/// What of the past is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Nothing that ended, or happened to no sandbox, before this.
+    pub before: Timestamp,
+    /// At most so many ended sandboxes: those that ended last.
+    pub sandboxes_max: u64,
+    /// At most so many events: the newest. Each keeps its place, so this many cursors.
+    pub events_max: u64,
+    /// At most so many sandboxes are forgotten at a time, and [`EVENTS_PER_SANDBOX`] times as many
+    /// events.
+    pub limit: u32,
+}
+
+/// Events that are pruned for each sandbox that may be: about what a sandbox leaves in its life.
+pub const EVENTS_PER_SANDBOX: u32 = 8;
+
+/// What was forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pruned {
+    /// So many sandboxes.
+    pub sandboxes: u64,
+    /// Whether there is more to forget at once.
+    pub is_more: bool,
+}
+
 /// Events that a reader can no longer have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventGap {
@@ -453,7 +482,7 @@ pub struct TeamUsage {
 
 /// Durable state of the control plane. Every method fails with [`Error`] if the database does.
 #[async_trait]
-pub trait Store: Send + Sync + std::fmt::Debug {
+pub trait Store: WebhookStore + Send + Sync + std::fmt::Debug {
     /// The value of this name; writes the given one first if there is none.
     async fn meta_ensure(&self, name: &str, value: &str) -> Result<String>;
 
@@ -543,6 +572,16 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         limit: u32,
     ) -> Result<EventPage>;
 
+    /// A page of events by their cursors, after leaving out `offset` of them. For people who leaf
+    /// through what is recent; whoever must miss nothing reads after a cursor.
+    async fn event_page(
+        &self,
+        query: &EventQuery,
+        is_ascending: bool,
+        offset: u32,
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>>;
+
     /// The newest event's cursor, as it moves: it changes once for each commit with events, when
     /// they can be read.
     fn event_head(&self) -> watch::Receiver<Cursor>;
@@ -566,9 +605,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// beyond the newest `keep`. Answers how many.
     async fn audit_prune(&self, before: Timestamp, keep: u64, limit: u32) -> Result<u64>;
 
-    /// Removes at most `limit` sandboxes that ended before `before`, with their history, and as
-    /// many idempotency keys of that age. Answers how many sandboxes it removed.
-    async fn history_prune(&self, before: Timestamp, limit: u32) -> Result<u64>;
+    /// Forgets a little of what need not be kept: ended sandboxes with their history, events, and
+    /// idempotency keys.
+    async fn history_prune(&self, retention: &Retention) -> Result<Pruned>;
 
     /// Whether the store answers.
     async fn ping(&self) -> Result<()>;

@@ -7,16 +7,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use atoll_core::event::Cursor;
-use atoll_core::id::{KeyId, SandboxId, TeamId, TemplateId};
+use atoll_core::id::{KeyId, SandboxId, TeamId, TemplateId, WebhookId};
 use atoll_core::sandbox::Sandbox;
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 use atoll_store::memory::MemStore;
 use atoll_store::store::{
     Admission, AuditFilter, AuditRow, Error, EventFilter, EventGap, EventPage, EventQuery,
-    EventRow, Inserted, Intent, IntentChange, KeyRow, NewSandbox, Removed, Result, SandboxFilter,
-    Store, StoredEvent, TeamChange, TeamChanged, TeamRow, TeamUsage, TemplateRow, Transition,
+    EventRow, Inserted, Intent, IntentChange, KeyRow, NewSandbox, Pruned, Removed, Result,
+    Retention, SandboxFilter, Store, StoredEvent, TeamChange, TeamChanged, TeamRow, TeamUsage,
+    TemplateRow, Transition,
 };
+use atoll_store::webhook::{WebhookProgress, WebhookRow, WebhookStore};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -312,6 +314,16 @@ impl Store for SimStore {
         pass!(self, event_list_after(after, query, limit))
     }
 
+    async fn event_page(
+        &self,
+        query: &EventQuery,
+        is_ascending: bool,
+        offset: u32,
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>> {
+        pass!(self, event_page(query, is_ascending, offset, limit))
+    }
+
     fn event_head(&self) -> watch::Receiver<Cursor> {
         self.database.tables.event_head()
     }
@@ -340,8 +352,8 @@ impl Store for SimStore {
         pass!(self, audit_prune(before, keep, limit))
     }
 
-    async fn history_prune(&self, before: Timestamp, limit: u32) -> Result<u64> {
-        pass!(self, history_prune(before, limit))
+    async fn history_prune(&self, retention: &Retention) -> Result<Pruned> {
+        pass!(self, history_prune(retention))
     }
 
     async fn ping(&self) -> Result<()> {
@@ -349,4 +361,43 @@ impl Store for SimStore {
     }
 
     async fn close(&self) {}
+}
+
+#[async_trait]
+impl WebhookStore for SimStore {
+    async fn webhook_insert(&self, row: &WebhookRow, most: u32) -> Result<bool> {
+        pass!(self, webhook_insert(row, most))
+    }
+
+    async fn webhook_get(&self, id: &WebhookId) -> Result<Option<WebhookRow>> {
+        pass!(self, webhook_get(id))
+    }
+
+    async fn webhook_list(&self, team: &TeamId) -> Result<Vec<WebhookRow>> {
+        pass!(self, webhook_list(team))
+    }
+
+    async fn webhook_list_enabled(
+        &self,
+        after: Option<&WebhookId>,
+        limit: u32,
+    ) -> Result<Vec<WebhookRow>> {
+        pass!(self, webhook_list_enabled(after, limit))
+    }
+
+    async fn webhook_update(
+        &self,
+        row: WebhookRow,
+        events: Vec<EventRow>,
+    ) -> Result<Option<WebhookRow>> {
+        pass!(self, webhook_update(row, events))
+    }
+
+    async fn webhook_progress(&self, progress: WebhookProgress) -> Result<bool> {
+        pass!(self, webhook_progress(progress))
+    }
+
+    async fn webhook_remove(&self, team: &TeamId, id: &WebhookId) -> Result<bool> {
+        pass!(self, webhook_remove(team, id))
+    }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_core::time::Timestamp;
+use atoll_store::store::Retention;
 use tokio_util::sync::CancellationToken;
 
 use crate::service::Inner;
@@ -33,10 +34,16 @@ pub(super) async fn run(inner: &Arc<Inner>, cancel: &CancellationToken) {
 async fn prune(inner: &Inner) {
     let retention = i64::try_from(inner.config.history_retention.as_micros()).unwrap_or(i64::MAX);
     let before = Timestamp::from_micros(inner.clock.now().as_micros().saturating_sub(retention));
+    let retention = Retention {
+        before,
+        sandboxes_max: inner.config.history_sandboxes_max,
+        events_max: inner.config.history_events_max,
+        limit: BATCH,
+    };
     for _ in 0..BATCHES_MAX {
-        match inner.store.history_prune(before, BATCH).await {
-            Ok(removed) if removed < u64::from(BATCH) => return,
-            Ok(_) => {}
+        match inner.store.history_prune(&retention).await {
+            Ok(pruned) if pruned.is_more => {}
+            Ok(_) => return,
             Err(error) => {
                 tracing::warn!(%error, "old history is not removed");
                 return;

@@ -11,7 +11,7 @@ use atoll_control::{EventHandler, EventStream, HandlerError};
 use atoll_core::error::ErrorKind;
 use atoll_core::event::{Cursor, EventKind, Subject};
 use atoll_core::id::SandboxId;
-use atoll_store::store::EventRow;
+use atoll_store::store::{EventRow, Retention};
 use futures::future::join_all;
 
 use crate::tenancy::stranger;
@@ -196,7 +196,13 @@ async fn a_watcher_behind_what_was_pruned_is_told_and_goes_on() {
     store.event_append(filler(9_000)).await.unwrap();
     let old = *store.event_head().borrow();
     let long_after = atoll_core::time::Timestamp::from_micros(1_000);
-    store.history_prune(long_after, 10_000).await.unwrap();
+    let retention = Retention {
+        before: long_after,
+        sandboxes_max: 100,
+        events_max: 100_000,
+        limit: 10_000,
+    };
+    store.history_prune(&retention).await.unwrap();
     let id = live_and_die(&running).await;
     let Watched::Lagged { from, to, missed } = next(&mut watcher).await else {
         panic!("it is not told");

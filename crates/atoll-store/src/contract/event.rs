@@ -4,9 +4,9 @@ use atoll_core::event::{Cursor, EventKind, Subject};
 use atoll_core::sandbox::EndReason;
 use sqlx::Connection as _;
 
-use super::{at, event, history, insert, intent, start, stop, team};
+use super::{at, event, history, insert, intent, prune, start, stop, team};
 use crate::sqlite::SqliteStore;
-use crate::store::{EventGap, EventQuery, EventRow, IntentChange, Store};
+use crate::store::{EventGap, EventQuery, EventRow, IntentChange, Retention, Store};
 
 fn of(subject: Subject, kind: EventKind, second: i64) -> EventRow {
     EventRow {
@@ -103,7 +103,7 @@ pub(super) async fn a_reader_that_is_behind_what_was_pruned_is_told(store: &dyn 
     let newest = *store.event_head().borrow();
     assert_eq!(store.event_gap(Cursor::START).await.unwrap(), None);
 
-    store.history_prune(at(300), 10).await.unwrap();
+    prune(store, at(300)).await;
 
     let through = Cursor::new(newest_of_old.get() + 1);
     let gap = |missed| Some(EventGap { through, missed });
@@ -139,6 +139,52 @@ pub(super) async fn subscribers_find_their_cursors_again(store: &dyn Store) {
     assert_eq!(get("b").await, Some(other));
 }
 
+pub(super) async fn recent_events_are_paged_either_way(store: &dyn Store) {
+    insert(store, "ia").await;
+    let more = ["a", "b", "c"].map(|text| event("ia", 101, text));
+    store.event_append(more.to_vec()).await.unwrap();
+    let query = EventQuery {
+        team: Some(team()),
+        ..EventQuery::default()
+    };
+    let texts = async |is_ascending, offset, limit| -> Vec<String> {
+        let page = store.event_page(&query, is_ascending, offset, limit).await;
+        let events = page.unwrap().into_iter();
+        events.map(|stored| stored.event.message).collect()
+    };
+    assert_eq!(texts(true, 0, 9).await, ["made", "a", "b", "c"]);
+    assert_eq!(texts(false, 1, 2).await, ["b", "a"]);
+    assert_eq!(texts(true, 4, 2).await, Vec::<String>::new());
+}
+
+pub(super) async fn no_more_is_kept_than_may_be(store: &dyn Store) {
+    for (id, second) in [("ia", 110), ("ib", 120), ("ic", 130)] {
+        let row = start(store, id, second).await;
+        stop(store, &row, second).await;
+    }
+    let live = start(store, "ilive", 110).await;
+    let head = *store.event_head().borrow();
+    let retention = Retention {
+        before: at(0),
+        sandboxes_max: 1,
+        events_max: 2,
+        limit: 10,
+    };
+    let pruned = store.history_prune(&retention).await.unwrap();
+    assert_eq!((pruned.sandboxes, pruned.is_more), (2, false));
+    for (id, is_kept) in [("ia", false), ("ib", false), ("ic", true), ("ilive", true)] {
+        let found = store.sandbox_get(&id.parse().unwrap()).await.unwrap();
+        assert_eq!(found.is_some(), is_kept, "{id}");
+    }
+    let all = EventQuery::default();
+    let left = store.event_list_after(Cursor::START, &all, 99).await;
+    assert_eq!(left.unwrap().events.len(), 2);
+    let gap = store.event_gap(Cursor::START).await.unwrap().unwrap();
+    assert_eq!(gap.missed, head.get() - 2);
+    // A live sandbox is never forgotten, whatever its history was.
+    assert!(store.sandbox_get(&live.id).await.unwrap().is_some());
+}
+
 #[tokio::test]
 async fn sqlite_the_head_outlives_a_restart_and_a_prune() {
     let directory = tempfile::tempdir().unwrap();
@@ -147,7 +193,7 @@ async fn sqlite_the_head_outlives_a_restart_and_a_prune() {
     let row = start(&store, "ia", 110).await;
     stop(&store, &row, 120).await;
     let head = *store.event_head().borrow();
-    assert_eq!(store.history_prune(at(300), 10).await.unwrap(), 1);
+    assert_eq!(prune(&store, at(300)).await, 1);
     store.close().await;
     let store = SqliteStore::open(&path).await.unwrap();
     assert_eq!(*store.event_head().borrow(), head);

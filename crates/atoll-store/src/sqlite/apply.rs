@@ -4,7 +4,7 @@
 //! one.
 
 use atoll_core::event::Cursor;
-use atoll_core::id::{KeyId, SandboxId, TeamId, TemplateId};
+use atoll_core::id::{KeyId, SandboxId, TeamId, TemplateId, WebhookId};
 use atoll_core::sandbox::Sandbox;
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
@@ -12,13 +12,14 @@ use sqlx::Row as _;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 
-use super::{decode, event, team};
+use super::{decode, event, team, webhook};
 use crate::queries;
 use crate::row::{config_to_json, status_name, to_i64};
 use crate::store::{
     Admission, AuditRow, Error, EventRow, IdempotencyKey, Inserted, Intent, IntentChange, KeyRow,
-    NewSandbox, Removed, Result, TeamChange, TeamChanged, TeamRow, Transition,
+    NewSandbox, Pruned, Removed, Result, TeamChange, TeamChanged, TeamRow, Transition,
 };
+use crate::webhook::{WebhookProgress, WebhookRow};
 
 /// One write.
 #[derive(Debug)]
@@ -66,10 +67,33 @@ pub(super) enum Write {
         keep: u64,
         limit: u32,
     },
-    HistoryPrune {
-        before: Timestamp,
-        limit: u32,
+    HistoryPrune(Prune),
+    WebhookInsert {
+        row: Box<WebhookRow>,
+        most: u32,
     },
+    WebhookUpdate {
+        row: Box<WebhookRow>,
+        events: Vec<EventRow>,
+    },
+    WebhookProgress(Box<WebhookProgress>),
+    WebhookRemove {
+        team: TeamId,
+        id: WebhookId,
+    },
+}
+
+/// What of the past goes, counts turned into limits of time and place.
+#[derive(Debug)]
+pub(super) struct Prune {
+    /// Sandboxes that ended before this.
+    pub(super) ended_before: Timestamp,
+    /// What belongs to no sandbox and is from before this.
+    pub(super) before: Timestamp,
+    /// Events up to here.
+    pub(super) through: Cursor,
+    /// At most so many sandboxes.
+    pub(super) limit: u32,
 }
 
 /// What a write answers. Each write has one form of answer, which its caller knows.
@@ -83,6 +107,7 @@ pub(super) enum Reply {
     TeamChanged(TeamChanged),
     Admission(Admission),
     Sandbox(Option<Box<Sandbox>>),
+    Pruned(Pruned),
 }
 
 macro_rules! into {
@@ -103,6 +128,7 @@ impl Reply {
     into!(into_removed, Removed, Removed);
     into!(into_team_changed, TeamChanged, TeamChanged);
     into!(into_admission, Admission, Admission);
+    into!(into_pruned, Pruned, Pruned);
 
     pub(super) fn into_unit(self) {
         assert!(matches!(self, Self::Unit), "a write answered {self:?}");
@@ -192,7 +218,11 @@ pub(super) async fn apply(
                 execute(tx, "prune the audit", statement).await?,
             ))
         }
-        Write::HistoryPrune { before, limit } => history_prune(tx, *before, *limit).await,
+        Write::HistoryPrune(prune) => history_prune(tx, prune).await,
+        Write::WebhookInsert { row, most } => webhook::insert(tx, row, *most).await,
+        Write::WebhookUpdate { row, events } => webhook::update(tx, row, events, head).await,
+        Write::WebhookProgress(progress) => webhook::progress(tx, progress).await,
+        Write::WebhookRemove { team, id } => webhook::remove(tx, team, id).await,
     }
 }
 
@@ -399,11 +429,11 @@ async fn get(tx: &mut SqliteConnection, id: &SandboxId) -> Result<Option<Sandbox
     row.as_ref().map(decode::sandbox).transpose()
 }
 
-async fn history_prune(tx: &mut SqliteConnection, before: Timestamp, limit: u32) -> Result<Reply> {
+async fn history_prune(tx: &mut SqliteConnection, prune: &Prune) -> Result<Reply> {
     let operation = "prune history";
     let rows = sqlx::query(queries::ENDED_BEFORE)
-        .bind(before.as_micros())
-        .bind(i64::from(limit))
+        .bind(prune.ended_before.as_micros())
+        .bind(i64::from(prune.limit))
         .fetch_all(&mut *tx)
         .await
         .map_err(|source| Error::Database { operation, source })?;
@@ -416,9 +446,14 @@ async fn history_prune(tx: &mut SqliteConnection, before: Timestamp, limit: u32)
         let statement = sqlx::query(queries::SANDBOX_DELETE).bind(id);
         execute(tx, operation, statement).await?;
     }
-    through = through.max(event::forget_others(tx, before, limit).await?);
-    event::mark_pruned(tx, through).await?;
-    let statement = sqlx::query(queries::IDEMPOTENCY_PRUNE).bind(before.as_micros());
+    let (others, is_more_of_others) = event::forget_others(tx, prune).await?;
+    let (oldest, is_more_of_oldest) = event::forget_oldest(tx, prune).await?;
+    event::mark_pruned(tx, through.max(others).max(oldest)).await?;
+    let statement = sqlx::query(queries::IDEMPOTENCY_PRUNE).bind(prune.before.as_micros());
     execute(tx, operation, statement).await?;
-    Ok(Reply::Count(rows.len() as u64))
+    let sandboxes = rows.len() as u64;
+    Ok(Reply::Pruned(Pruned {
+        sandboxes,
+        is_more: sandboxes >= u64::from(prune.limit) || is_more_of_others || is_more_of_oldest,
+    }))
 }

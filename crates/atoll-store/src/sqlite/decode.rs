@@ -22,7 +22,7 @@ use crate::store::{
     AuditRow, Error, EventRow, KeyRow, Result, StoredEvent, TeamRow, TeamUsage, TemplateRow,
 };
 
-fn column<'r, T>(row: &'r SqliteRow, index: usize) -> Result<T>
+pub(super) fn column<'r, T>(row: &'r SqliteRow, index: usize) -> Result<T>
 where
     T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
 {
@@ -32,17 +32,17 @@ where
     })
 }
 
-fn time(row: &SqliteRow, index: usize) -> Result<Timestamp> {
+pub(super) fn time(row: &SqliteRow, index: usize) -> Result<Timestamp> {
     column(row, index).map(Timestamp::from_micros)
 }
 
-fn optional_time(row: &SqliteRow, index: usize) -> Result<Option<Timestamp>> {
+pub(super) fn optional_time(row: &SqliteRow, index: usize) -> Result<Option<Timestamp>> {
     let micros: Option<i64> = column(row, index)?;
     Ok(micros.map(Timestamp::from_micros))
 }
 
 /// A count that was written from an unsigned number.
-fn unsigned<T: TryFrom<i64>>(
+pub(super) fn unsigned<T: TryFrom<i64>>(
     row: &SqliteRow,
     index: usize,
     table: &'static str,

@@ -6,13 +6,14 @@ use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqlitePool};
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::apply::execute;
+use super::apply::{Prune, execute};
 use super::read::{Clauses, all, one};
 use super::{batch, decode};
 use crate::queries;
 use crate::row::{fields_to_json, to_i64};
 use crate::store::{
-    Error, EventFilter, EventGap, EventPage, EventQuery, EventRow, Result, StoredEvent,
+    EVENTS_PER_SANDBOX, Error, EventFilter, EventGap, EventPage, EventQuery, EventRow, Result,
+    StoredEvent,
 };
 
 /// Events that one page looks at, wanted or not: what bounds the time of a page of something rare.
@@ -139,7 +140,8 @@ fn pattern(text: &str) -> String {
     pattern
 }
 
-fn list_after_text(query: &EventQuery) -> String {
+/// The text of a walk along the sequence, up to its order.
+fn walk_clauses(query: &EventQuery) -> Clauses {
     let mut clauses = Clauses::new(queries::EVENT_LIST_AFTER, 2);
     if query.team.is_some() {
         clauses.push(" AND team = ");
@@ -153,8 +155,51 @@ fn list_after_text(query: &EventQuery) -> String {
     } else {
         clauses.push_list(" AND kind IN (", query.kinds.len());
     }
-    clauses.push(" ORDER BY seq LIMIT ");
-    clauses.text
+    clauses
+}
+
+fn bind_walk<'q>(
+    mut statement: Statement<'q>,
+    query: &'q EventQuery,
+    after: Cursor,
+    last: i64,
+) -> Statement<'q> {
+    statement = statement.bind(to_i64(after.get())).bind(last);
+    if let Some(team) = &query.team {
+        statement = statement.bind(team.as_str());
+    }
+    if let Some(subject) = &query.subject {
+        statement = bind_subject(statement, subject);
+    }
+    if query.kinds.is_empty() {
+        statement = statement.bind(EventKind::Log.as_str());
+    }
+    for kind in &query.kinds {
+        statement = statement.bind(kind.as_str());
+    }
+    statement
+}
+
+/// A page by cursors in either direction, after leaving out some.
+pub(super) async fn page(
+    pool: &SqlitePool,
+    query: &EventQuery,
+    is_ascending: bool,
+    (offset, limit): (u32, u32),
+) -> Result<Vec<StoredEvent>> {
+    let mut clauses = walk_clauses(query);
+    clauses.push(if is_ascending {
+        " ORDER BY seq LIMIT "
+    } else {
+        " ORDER BY seq DESC LIMIT "
+    });
+    clauses.push(" OFFSET ");
+    let statement = sqlx::query(AssertSqlSafe(clauses.text));
+    let statement = bind_walk(statement, query, Cursor::START, i64::MAX)
+        .bind(i64::from(limit))
+        .bind(i64::from(offset));
+    let rows = all(pool, "page events", statement).await?;
+    rows.iter().map(decode::event).collect()
 }
 
 /// The next events after a cursor, up to `head`, which can be read already.
@@ -172,21 +217,10 @@ pub(super) async fn list_after(
             next: after,
         });
     }
-    let mut statement = sqlx::query(AssertSqlSafe(list_after_text(query)))
-        .bind(to_i64(after.get()))
-        .bind(to_i64(last));
-    if let Some(team) = &query.team {
-        statement = statement.bind(team.as_str());
-    }
-    if let Some(subject) = &query.subject {
-        statement = bind_subject(statement, subject);
-    }
-    if query.kinds.is_empty() {
-        statement = statement.bind(EventKind::Log.as_str());
-    }
-    for kind in &query.kinds {
-        statement = statement.bind(kind.as_str());
-    }
+    let mut clauses = walk_clauses(query);
+    clauses.push(" ORDER BY seq LIMIT ");
+    let statement = sqlx::query(AssertSqlSafe(clauses.text));
+    let statement = bind_walk(statement, query, after, to_i64(last));
     let rows = all(pool, "read events", statement.bind(i64::from(limit))).await?;
     let events: Vec<_> = rows.iter().map(decode::event).collect::<Result<_>>()?;
     let is_full = events.len() as u64 >= u64::from(limit);
@@ -266,24 +300,44 @@ pub(super) async fn forget_sandbox(tx: &mut SqliteConnection, id: &str) -> Resul
     Ok(newest)
 }
 
-/// Removes at most `limit` old events that belong to no sandbox. Answers the highest cursor among
-/// them.
-pub(super) async fn forget_others(
-    tx: &mut SqliteConnection,
-    before: Timestamp,
-    limit: u32,
-) -> Result<i64> {
+/// How many events are forgotten at a time.
+fn most(prune: &Prune) -> i64 {
+    i64::from(prune.limit) * i64::from(EVENTS_PER_SANDBOX)
+}
+
+/// Removes old events that belong to no sandbox. Answers the highest cursor among them, and
+/// whether there are more.
+pub(super) async fn forget_others(tx: &mut SqliteConnection, prune: &Prune) -> Result<(i64, bool)> {
     let operation = "prune events";
     let old: Vec<i64> = sqlx::query_scalar(queries::EVENTS_OF_NO_SANDBOX)
-        .bind(before.as_micros())
-        .bind(i64::from(limit))
+        .bind(prune.before.as_micros())
+        .bind(most(prune))
         .fetch_all(&mut *tx)
         .await
         .map_err(|source| Error::Database { operation, source })?;
     for seq in &old {
         execute(tx, operation, sqlx::query(queries::EVENT_DELETE).bind(seq)).await?;
     }
-    Ok(old.into_iter().max().unwrap_or(0))
+    let is_more = i64::try_from(old.len()).unwrap_or(i64::MAX) >= most(prune);
+    Ok((old.into_iter().max().unwrap_or(0), is_more))
+}
+
+/// Removes events that are too many. Answers the highest cursor among them, and whether there are
+/// more.
+pub(super) async fn forget_oldest(tx: &mut SqliteConnection, prune: &Prune) -> Result<(i64, bool)> {
+    let operation = "prune events";
+    let through: i64 = sqlx::query_scalar(queries::EVENTS_OLDEST)
+        .bind(to_i64(prune.through.get()))
+        .bind(most(prune))
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(|source| Error::Database { operation, source })?;
+    if through == 0 {
+        return Ok((0, false));
+    }
+    let statement = sqlx::query(queries::EVENTS_DELETE_THROUGH).bind(through);
+    let removed = execute(tx, operation, statement).await?;
+    Ok((through, to_i64(removed) >= most(prune)))
 }
 
 /// Keeps in mind up to where events were pruned.

@@ -25,6 +25,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "teams and audit",
         include_str!("../../migrations/sqlite/0004_teams_audit.sql"),
     ),
+    (
+        5,
+        "webhooks",
+        include_str!("../../migrations/sqlite/0005_webhooks.sql"),
+    ),
 ];
 
 /// Applies what the file lacks, each change in a transaction of its own.

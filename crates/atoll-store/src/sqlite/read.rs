@@ -6,12 +6,14 @@ use std::fmt::Write as _;
 use atoll_core::id::{SandboxId, TeamId};
 use atoll_core::lifecycle::state_name;
 use atoll_core::sandbox::Sandbox;
+use atoll_core::time::Timestamp;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::decode;
 use crate::queries;
+use crate::row::to_i64;
 use crate::store::{
     AuditFilter, AuditRow, Error, KeyRow, Result, SandboxFilter, TeamRow, TemplateRow,
 };
@@ -255,4 +257,14 @@ pub(super) async fn audit_list(pool: &SqlitePool, filter: &AuditFilter) -> Resul
     )
     .await?;
     rows.iter().map(decode::audit).collect()
+}
+
+/// When the last of the ended sandboxes ended that are more than so many.
+pub(super) async fn ended_beyond(pool: &SqlitePool, most: u64) -> Result<Option<Timestamp>> {
+    let operation = "count ended sandboxes";
+    let statement = sqlx::query(queries::ENDED_BEYOND).bind(to_i64(most));
+    let Some(row) = one(pool, operation, statement).await? else {
+        return Ok(None);
+    };
+    decode::optional_time(&row, 0)
 }
