@@ -398,6 +398,35 @@ pub(crate) struct DoctorArgs {
 pub(crate) enum BenchCommand {
     /// Time create, guest agent and first command of sandboxes.
     Create(BenchCreateArgs),
+    /// Time the control plane by itself: durable creates over the API, with a simulated node.
+    Control(BenchControlArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchControlArgs {
+    #[command(flatten)]
+    pub(crate) data: DataDirArgs,
+    /// What stands in for the nodes.
+    #[arg(long, default_value = "simulated")]
+    pub(crate) driver: String,
+    /// How many requests are under way at a time; several, separated by commas, in turn.
+    #[arg(long, value_delimiter = ',', default_value = "1,16,64,256")]
+    pub(crate) concurrency: Vec<usize>,
+    /// How many sandboxes are made for each concurrency.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) count: usize,
+    /// Then make so many, and time each page of their listing.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) list: usize,
+    /// Then make and end so many, and look at memory on the way.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) churn: usize,
+    /// How long the node takes for every order.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) node_delay_ms: u64,
+    /// Print one JSON object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

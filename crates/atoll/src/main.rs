@@ -63,6 +63,9 @@ async fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Team(command) => commands::team::run(command).await?,
         Command::Doctor(arguments) => commands::doctor::run(&arguments)?,
         Command::Bench(BenchCommand::Create(arguments)) => bench::create::run(&arguments).await?,
+        Command::Bench(BenchCommand::Control(arguments)) => {
+            bench::control::run(&arguments).await?;
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "atoll", &mut script);
