@@ -140,6 +140,15 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
         Err(Error::Unsupported("resume"))
     }
 
+    /// What the image of a sandbox asks.
+    ///
+    /// # Errors
+    /// If the template build is gone.
+    fn defaults(&self, record: &Record) -> Result<ImageDefaults, Error> {
+        let _ = record;
+        Ok(ImageDefaults::default())
+    }
+
     /// Makes what a released instance left in `directory` survive the machine's end. Ends in
     /// bounded time.
     async fn settle(&self, directory: &Path) -> Result<(), Error> {

@@ -35,7 +35,7 @@ use self::stock::Stock;
 use self::supervisor::Waiting;
 use crate::cgroup::Cgroups;
 use crate::disk::{Disk, DiskMaker, kept};
-use crate::driver::{Capabilities, Created, Driver, Error, Instance, Timings};
+use crate::driver::{Capabilities, Created, Driver, Error, ImageDefaults, Instance, Timings};
 use crate::guest_client::GUEST_AGENT_PORT;
 use crate::image::{RootFs, TemplateStore};
 use crate::ledger::{Record, make_private};
@@ -323,6 +323,11 @@ impl Driver for JailDriver {
             defaults: root.into(),
             timings: laps.done,
         })
+    }
+
+    fn defaults(&self, record: &Record) -> Result<ImageDefaults, Error> {
+        let root = self.templates.resolve(&record.template, &record.build);
+        root.map(Into::into).ok_or(Error::UnknownTemplate)
     }
 
     async fn settle(&self, directory: &Path) -> Result<(), Error> {

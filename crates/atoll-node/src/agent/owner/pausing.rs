@@ -193,13 +193,13 @@ impl Owner {
         instance: &Arc<dyn Instance>,
         spec: &SandboxSpec,
     ) -> Result<(), Failure> {
-        let root = self.agent.templates.resolve(&spec.template, &spec.build);
-        let root = root.ok_or(Failure::Refused(Refusal::UnknownTemplate))?;
+        let defaults = self.agent.driver.defaults(&self.record);
+        let defaults = defaults.map_err(|error| Failure::Refused(refusal(error)))?;
         let updated = instance.update_network(&spec.network).await;
         updated.map_err(|error| Failure::Refused(failed(&error)))?;
         let resumed = instance.resume().await;
         resumed.map_err(|error| Failure::Refused(failed(&error)))?;
-        self.begin(spec, &root.into(), instance).await
+        self.begin(spec, &defaults, instance).await
     }
 
     async fn begin(
