@@ -19,10 +19,16 @@ const ORCHESTRATOR: [&str; 8] = [
     "google/rpc/status.proto",
 ];
 
+/// What the parts of a fleet say to each other.
+const NODE: [&str; 1] = ["atoll/node/v1/node.proto"];
+
 fn main() -> Result<(), Box<dyn Error>> {
     compile("protocols", &GUEST)?;
     if env::var_os("CARGO_FEATURE_ORCHESTRATOR").is_some() {
         compile("orchestrator", &ORCHESTRATOR)?;
+    }
+    if env::var_os("CARGO_FEATURE_NODE").is_some() {
+        compile("node", &NODE)?;
     }
     Ok(())
 }

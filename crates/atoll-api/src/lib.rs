@@ -22,6 +22,7 @@ mod body;
 mod check;
 mod dto;
 pub mod error;
+pub mod fleet;
 mod guard;
 pub mod limit;
 mod network;

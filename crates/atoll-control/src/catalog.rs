@@ -74,6 +74,11 @@ impl Catalog {
         inner.by_name.retain(|_, named| named != id);
     }
 
+    /// The template of this id.
+    pub(crate) fn get(&self, id: &TemplateId) -> Option<Arc<TemplateRow>> {
+        lock(&self.inner).rows.get(id).cloned()
+    }
+
     /// The global template of this name.
     pub(crate) fn global(&self, name: &str) -> Option<Arc<TemplateRow>> {
         let inner = lock(&self.inner);

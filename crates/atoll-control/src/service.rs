@@ -78,6 +78,7 @@ pub(crate) struct Inner {
     pub(crate) deadlines: Deadlines,
     pub(crate) usage: UsageBook,
     pub(crate) catalog: Catalog,
+    declared: templates::Declared,
     pub(crate) tokens: Tokens,
     keys: keys::KnownKeys,
     pub(crate) bus: Arc<Bus>,
@@ -127,6 +128,7 @@ impl ControlPlane {
             random,
             routes,
             catalog: Catalog::default(),
+            declared: templates::Declared::default(),
         };
         inner.fail_interrupted_imports().await?;
         inner.load_live().await?;

@@ -18,7 +18,8 @@
 //! - When a route is withdrawn, what still streams through it ends.
 //!
 //! Not here: TLS (terminate it in front), the guest agent's own access token (the guest checks it),
-//! waking a paused sandbox, and how a node is reached (that is the [`dial::Dialer`]).
+//! waking a paused sandbox, and how a node is reached (that is the [`dial::Dialer`]; [`remote`] has
+//! the one for nodes on machines of their own).
 #![forbid(unsafe_code)]
 
 pub mod answer;
@@ -29,6 +30,7 @@ pub mod limit;
 mod linger;
 mod pool;
 pub mod proxy;
+pub mod remote;
 pub mod server;
 pub mod table;
 pub mod target;

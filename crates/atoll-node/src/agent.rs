@@ -383,12 +383,19 @@ impl Agent {
     /// Connects to a port inside a running sandbox.
     ///
     /// # Errors
-    /// `NotFound` if there is no such sandbox, [`Paused`] (a `HostUnreachable`) if it is paused,
-    /// `ConnectionRefused` if nothing listens.
-    pub async fn dial(&self, id: &SandboxId, port: u16) -> io::Result<TcpStream> {
+    /// `NotFound` if there is no such sandbox in this generation, [`Paused`] (a `HostUnreachable`)
+    /// if it is paused, `ConnectionRefused` if nothing listens.
+    pub async fn dial(
+        &self,
+        id: &SandboxId,
+        generation: Generation,
+        port: u16,
+    ) -> io::Result<TcpStream> {
         let (instance, state) = {
             let state = self.inner.lock();
-            let view = state.entries.get(id).map(|entry| entry.view.borrow());
+            let entry = state.entries.get(id);
+            let entry = entry.filter(|entry| entry.generation == generation);
+            let view = entry.map(|entry| entry.view.borrow());
             view.map_or((None, None), |view| {
                 (view.instance.clone(), Some(view.observed.state))
             })

@@ -2,7 +2,7 @@
 //!
 //! [`agent`] takes the orders and keeps the [`ledger`]; a [`driver`] makes the sandboxes, out of
 //! [`net`] slots, [`disk`]s, [`cgroup`]s and the layers of a [`rootfs`]; [`guest_client`] wakes the
-//! guest agent inside; [`doctor`] tells what a machine offers.
+//! guest agent inside; [`doctor`] tells what a machine offers; [`rpc`] puts all of it on a network.
 //!
 //! Architecture invariant: this crate knows no store and no control plane. It acts on orders that
 //! carry a generation, refuses older ones, and keeps what it runs when nobody orders anything.
@@ -19,4 +19,5 @@ pub mod ledger;
 mod machine;
 pub mod net;
 pub mod rootfs;
+pub mod rpc;
 mod sys;

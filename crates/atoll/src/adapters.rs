@@ -4,6 +4,7 @@ use std::io;
 
 use async_trait::async_trait;
 use atoll_control::ControlPlane;
+use atoll_control::fleet;
 use atoll_control::node_client::NodeClient;
 use atoll_control::route_publisher::RoutePublisher;
 use atoll_core::heartbeat::Heartbeat;
@@ -14,6 +15,7 @@ use atoll_core::route::{Route, RouteUpdate};
 use atoll_core::sandbox::SandboxSpec;
 use atoll_core::template::TemplateSource;
 use atoll_edge::dial::{BoxedStream, Dialer};
+use atoll_edge::remote::AddressBook;
 use atoll_edge::table::RouteTable;
 use atoll_node::agent::Agent;
 use atoll_node::agent::heartbeat::HeartbeatSink;
@@ -125,6 +127,24 @@ impl RoutePublisher for Routes {
     }
 }
 
+/// The edge of this process, as the fleet tells it where nodes are.
+#[derive(Debug)]
+pub(crate) struct Addresses {
+    book: AddressBook,
+}
+
+impl Addresses {
+    pub(crate) const fn new(book: AddressBook) -> Self {
+        Self { book }
+    }
+}
+
+impl fleet::Addresses for Addresses {
+    fn note(&self, node: &NodeId, authority: &str) {
+        self.book.put(node.clone(), authority);
+    }
+}
+
 /// The node of this process, as the edge reaches sandboxes through it.
 #[derive(Debug)]
 pub(crate) struct NodeDialer {
@@ -140,6 +160,7 @@ impl NodeDialer {
 #[async_trait]
 impl Dialer for NodeDialer {
     async fn dial(&self, route: &Route, port: u16) -> io::Result<BoxedStream> {
-        Ok(Box::new(self.agent.dial(&route.sandbox, port).await?))
+        let connection = self.agent.dial(&route.sandbox, route.generation, port);
+        Ok(Box::new(connection.await?))
     }
 }

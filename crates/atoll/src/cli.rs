@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use atoll_core::id::NodeId;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
@@ -21,6 +22,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run everything on this machine in one process: store, control, API, edge and one node.
     Dev(DevArgs),
+    /// Run the server of a fleet: store, control, API and edge. Nodes join it.
+    Server(ServerProcessArgs),
+    /// Run a node of a fleet: this machine's sandboxes, on the orders of a server.
+    Node(NodeArgs),
     /// Run one command in a sandbox made for it, and remove the sandbox.
     Run(RunArgs),
     /// List, look into, use and remove sandboxes.
@@ -49,6 +54,61 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct DevArgs {
+    #[command(flatten)]
+    pub(crate) front: FrontArgs,
+    #[command(flatten)]
+    pub(crate) sources: SourceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServerProcessArgs {
+    #[command(flatten)]
+    pub(crate) front: FrontArgs,
+    #[command(flatten)]
+    pub(crate) join: JoinArgs,
+}
+
+/// What the parts of a fleet show each other.
+#[derive(Debug, Args)]
+pub(crate) struct JoinArgs {
+    /// File with the join token, the secret that server and nodes share; the variable
+    /// `ATOLL_JOIN_TOKEN` may hold it instead.
+    #[arg(long, env = "ATOLL_JOIN_TOKEN_FILE")]
+    pub(crate) join_token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeArgs {
+    /// URL of the server to join, `http://HOST:PORT`.
+    #[arg(long, env = "ATOLL_SERVER")]
+    pub(crate) server: http::Uri,
+    /// Address for orders and for connections into sandboxes.
+    #[arg(long, default_value = "127.0.0.1:3001", env = "ATOLL_NODE_LISTEN")]
+    pub(crate) listen: SocketAddr,
+    /// Where the server reaches this node, `http://HOST:PORT`; the listening address unless given.
+    #[arg(long, env = "ATOLL_NODE_ADVERTISE")]
+    pub(crate) advertise: Option<http::Uri>,
+    /// Name of the node, unique in the fleet and the same at every start; the machine's unless
+    /// given.
+    #[arg(long, env = "ATOLL_NODE_NAME")]
+    pub(crate) name: Option<NodeId>,
+    #[command(flatten)]
+    pub(crate) data: DataDirArgs,
+    #[command(flatten)]
+    pub(crate) sources: SourceArgs,
+    #[command(flatten)]
+    pub(crate) join: JoinArgs,
+    /// Print one JSON line whenever the node joined, and nothing else, on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// How to write logs (standard error).
+    #[arg(long, value_enum, default_value = "text", env = "ATOLL_LOG_FORMAT")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// What servers have in common.
+#[derive(Debug, Args)]
+pub(crate) struct FrontArgs {
     /// Address for the API and for sandbox traffic.
     #[arg(long, default_value = "127.0.0.1:3000", env = "ATOLL_LISTEN")]
     pub(crate) listen: SocketAddr,
@@ -60,8 +120,6 @@ pub(crate) struct DevArgs {
     /// Domain of sandbox host names, `<port>-<id>.<domain>`.
     #[arg(long, env = "ATOLL_DOMAIN")]
     pub(crate) domain: Option<String>,
-    #[command(flatten)]
-    pub(crate) sources: SourceArgs,
     /// Print one JSON line when ready, and nothing else, on standard output.
     #[arg(long)]
     pub(crate) json: bool,
@@ -398,35 +456,6 @@ pub(crate) struct DoctorArgs {
 pub(crate) enum BenchCommand {
     /// Time create, guest agent and first command of sandboxes.
     Create(BenchCreateArgs),
-    /// Time the control plane by itself: durable creates over the API, with a simulated node.
-    Control(BenchControlArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchControlArgs {
-    #[command(flatten)]
-    pub(crate) data: DataDirArgs,
-    /// What stands in for the nodes.
-    #[arg(long, default_value = "simulated")]
-    pub(crate) driver: String,
-    /// How many requests are under way at a time; several, separated by commas, in turn.
-    #[arg(long, value_delimiter = ',', default_value = "1,16,64,256")]
-    pub(crate) concurrency: Vec<usize>,
-    /// How many sandboxes are made for each concurrency.
-    #[arg(long, default_value_t = 10_000)]
-    pub(crate) count: usize,
-    /// Then make so many, and time each page of their listing.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) list: usize,
-    /// Then make and end so many, and look at memory on the way.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) churn: usize,
-    /// How long the node takes for every order.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) node_delay_ms: u64,
-    /// Print one JSON object a line.
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

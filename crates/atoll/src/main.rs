@@ -6,12 +6,16 @@ mod bench;
 mod cli;
 mod client;
 mod commands;
+mod components;
 mod connection;
-mod dev;
 mod guest;
+mod listening;
 mod node;
+mod node_process;
 mod output;
 mod process;
+mod secrets;
+mod serve;
 mod stack;
 mod telemetry;
 
@@ -50,12 +54,17 @@ fn main() -> ExitCode {
 }
 
 async fn dispatch(command: Command) -> anyhow::Result<Exit> {
-    // A server configures its own logging.
-    if !matches!(command, Command::Dev(_)) {
+    // Servers and nodes configure their own logging.
+    if !matches!(
+        command,
+        Command::Dev(_) | Command::Server(_) | Command::Node(_)
+    ) {
         telemetry::start(LogFormat::Text, QUIET);
     }
     match command {
-        Command::Dev(arguments) => dev::run(arguments).await?,
+        Command::Dev(arguments) => serve::dev(arguments).await?,
+        Command::Server(arguments) => serve::server(arguments).await?,
+        Command::Node(arguments) => node_process::run(arguments).await?,
         Command::Run(arguments) => return commands::run::run(arguments).await,
         Command::Sandbox(command) => return commands::sandbox::run(command).await,
         Command::Template(command) => commands::template::run(command).await?,
@@ -63,9 +72,6 @@ async fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Team(command) => commands::team::run(command).await?,
         Command::Doctor(arguments) => commands::doctor::run(&arguments)?,
         Command::Bench(BenchCommand::Create(arguments)) => bench::create::run(&arguments).await?,
-        Command::Bench(BenchCommand::Control(arguments)) => {
-            bench::control::run(&arguments).await?;
-        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "atoll", &mut script);

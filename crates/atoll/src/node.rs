@@ -13,6 +13,7 @@ use atoll_control::clock::SystemClock;
 use atoll_control::random::{Random, SystemRandom};
 use atoll_core::id::NodeId;
 use atoll_core::node::NodeEvent;
+use atoll_core::resources::Resources;
 use atoll_node::agent::{self, Agent};
 use atoll_node::driver::jail::{self, JailDriver};
 use atoll_node::image::registry::Registries;
@@ -23,6 +24,13 @@ use tokio::sync::mpsc;
 use crate::cli::SourceArgs;
 use crate::guest;
 
+/// What a sandbox of `base` takes: E2B's defaults for cpu and memory. Disks of this size are kept
+/// ready.
+pub(crate) const BASE_RESOURCES: Resources = Resources {
+    cpu_millis: 2000,
+    memory_mib: 1024,
+    disk_mib: 5_120,
+};
 /// How much more than the machine has is promised. CPU is shared by weight, so promising it twice
 /// only slows; an idle sandbox uses a hundredth of the memory it may, and disks are sparse files.
 /// These let some 200 default sandboxes live on a small machine; memory is what runs out first.
@@ -37,19 +45,21 @@ const READY: usize = 24;
 const USAGE_INTERVAL: Duration = Duration::from_secs(5);
 /// Random bytes that tell this node from others on the same machine.
 const INSTANCE_BYTES: usize = 3;
+/// The node's part of the data directory.
+const FOLDER: &str = "node";
 
-/// Starts the node `id`: takes the directory over, adopts the sandboxes that live, and answers when
-/// orders can come.
+/// Starts the node `id` in the data directory: takes its part of it over, adopts the sandboxes that
+/// live, and answers when orders can come.
 ///
 /// # Errors
 /// What the machine lacks or refuses.
 pub(crate) async fn start(
     id: NodeId,
     data_dir: &Path,
-    usual_disk_mib: u32,
     sources: &SourceArgs,
     events: mpsc::Sender<NodeEvent>,
 ) -> anyhow::Result<Agent> {
+    let data_dir = &data_dir.join(FOLDER);
     fs::create_dir_all(data_dir).with_context(|| format!("make `{}`", data_dir.display()))?;
     let instance = instance(data_dir)?;
     let guest_agent = install(data_dir, "atoll-envd", guest::ENVD)?;
@@ -80,7 +90,7 @@ pub(crate) async fn start(
         nameservers: resolvers.into_iter().map(IpAddr::V4).collect(),
         ready_cells: READY,
         ready_disks: READY,
-        usual_disk_mib,
+        usual_disk_mib: BASE_RESOURCES.disk_mib,
     };
     let driver = JailDriver::open(driver, net, templates.clone()).await;
     let driver = Arc::new(driver.context("open the jail driver")?);

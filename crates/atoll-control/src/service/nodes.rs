@@ -23,9 +23,10 @@ const EVENTS_BATCH: usize = 256;
 const LOG_MESSAGE_MAX: usize = 4_096;
 
 impl ControlPlane {
-    /// Adds a node and synchronises with it: what is intended is adopted, what is not is removed,
-    /// what is missing fails. Returns when that is begun for every sandbox. `events` is what the
-    /// node reports of its own accord; it is read until it closes.
+    /// Adds a node, has it make the templates that every node must have, and synchronises with it:
+    /// what is intended is adopted, what is not is removed, what is missing fails. Returns when
+    /// that is begun for every sandbox. `events` is what the node reports of its own accord; it is
+    /// read until it closes.
     ///
     /// # Errors
     /// `Unavailable` if the node does not report.
@@ -35,6 +36,7 @@ impl ControlPlane {
         events: mpsc::Receiver<NodeEvent>,
     ) -> Result<()> {
         let inner = &self.inner;
+        inner.prepare_node(client.as_ref()).await;
         let node = client.node().clone();
         inner.registry.join(Arc::clone(&client), inner.clock.now());
         inner.tasks.spawn(listen(Arc::clone(inner), events));

@@ -1,6 +1,7 @@
 //! Templates: finding, listing, importing, removing.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use atoll_core::error::ErrorKind;
@@ -13,6 +14,8 @@ use tokio::time::timeout;
 use super::{ControlPlane, Inner, demand_full, unavailable};
 use crate::catalog::{Found, is_ready};
 use crate::error::{Error, Result};
+use crate::lock::lock;
+use crate::node_client::NodeClient;
 use crate::reference::{Reference, is_name};
 use crate::request::ImportRequest;
 use crate::view::{TemplateView, Tenant};
@@ -26,6 +29,10 @@ const REMOVE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The least a sandbox needs to start at all.
 const MEMORY_MIB_MIN: u32 = 64;
+
+/// The templates that every node must have, with what they are made from: those that the
+/// composition declares at each start. A handful.
+pub(super) type Declared = Mutex<BTreeMap<TemplateId, TemplateSource>>;
 
 fn view(row: &TemplateRow) -> TemplateView {
     TemplateView {
@@ -111,8 +118,9 @@ impl ControlPlane {
         Ok(view(&row))
     }
 
-    /// Makes sure that a global template of this name exists and the nodes have it: `base`.
-    /// Idempotent, for the composition's start.
+    /// Makes sure that a global template of this name exists, and that the nodes have it, those of
+    /// now and those that join later: `base`. Idempotent, for the composition's start. While there
+    /// are no nodes it is not ready.
     ///
     /// # Errors
     /// `InvalidArgument` (name), `Unavailable`, `Internal` with what the node said.
@@ -123,8 +131,12 @@ impl ControlPlane {
             .inner
             .prepare_template(None, existing.as_deref(), &request)
             .await?;
-        let row = self.import(template, request.source).await?;
-        Ok(row.template.id.clone())
+        let id = template.id.clone();
+        lock(&self.inner.declared).insert(id.clone(), request.source.clone());
+        if !self.inner.registry.clients().is_empty() {
+            self.import(template, request.source).await?;
+        }
+        Ok(id)
     }
 
     /// Removes a template of the team's own, by id or name.
@@ -282,14 +294,25 @@ impl Inner {
 
     async fn import(
         &self,
-        mut template: Template,
+        template: Template,
         source: &TemplateSource,
     ) -> Result<Arc<TemplateRow>> {
         let outcome = self.import_on_nodes(&template, source).await;
-        template.status = match &outcome {
+        let status = match &outcome {
             Ok(()) => BuildStatus::Ready,
             Err(_) => BuildStatus::Failed,
         };
+        let row = self.finish(template, status).await?;
+        outcome.map(|()| row)
+    }
+
+    /// Writes where a template's build stands.
+    async fn finish(
+        &self,
+        mut template: Template,
+        status: BuildStatus,
+    ) -> Result<Arc<TemplateRow>> {
+        template.status = status;
         template.updated_at = self.clock.now();
         self.store
             .template_update(&template)
@@ -302,7 +325,7 @@ impl Inner {
             .find(|row| row.template.id == template.id)
             .ok_or_else(|| not_found(template.id.as_str()))?;
         self.catalog.put(row.clone());
-        outcome.map(|()| Arc::new(row))
+        Ok(Arc::new(row))
     }
 
     async fn import_on_nodes(&self, template: &Template, source: &TemplateSource) -> Result<()> {
@@ -346,6 +369,36 @@ impl Inner {
         self.catalog
             .load(self.store.template_list().await.map_err(unavailable)?);
         Ok(())
+    }
+
+    /// Has a node make the declared templates before it is given sandboxes. What it cannot make is
+    /// only told: the node refuses sandboxes of that template, and what runs on it is adopted.
+    pub(super) async fn prepare_node(&self, client: &dyn NodeClient) {
+        let declared = lock(&self.declared).clone();
+        for (id, source) in declared {
+            let Some(row) = self.catalog.get(&id) else {
+                continue;
+            };
+            let (node, build) = (client.node(), &row.template.build);
+            let call = client.import_template(&id, build, &source);
+            let outcome = timeout(IMPORT_TIMEOUT, call).await;
+            match outcome {
+                Ok(CallOutcome::Done(())) if is_ready(&row.template) => {}
+                Ok(CallOutcome::Done(())) => {
+                    if let Err(error) = self.finish(row.template.clone(), BuildStatus::Ready).await
+                    {
+                        tracing::warn!(template = %id, %error, "template is not marked ready");
+                    }
+                }
+                Ok(CallOutcome::Refused(refusal)) => {
+                    tracing::warn!(template = %id, %node, %refusal, "node has no template");
+                }
+                Ok(CallOutcome::Unknown(detail)) => {
+                    tracing::warn!(template = %id, %node, detail, "node may have no template");
+                }
+                Err(_) => tracing::warn!(template = %id, %node, "node makes its template too long"),
+            }
+        }
     }
 
     /// Writes the counts of started sandboxes. They are statistics: a crash may lose the last few

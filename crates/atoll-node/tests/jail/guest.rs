@@ -34,7 +34,11 @@ pub(crate) async fn run_as(agent: &Agent, id: &SandboxId, user: &str, command: &
 }
 
 async fn start(agent: &Agent, id: &SandboxId, user: &str, command: &str) -> Output {
-    let stream = agent.dial(id, GUEST_AGENT_PORT).await.unwrap();
+    let report = agent.report();
+    let known = report.sandboxes.iter().find(|seen| seen.id == *id);
+    let generation = known.expect("the agent knows the sandbox").generation;
+    let stream = agent.dial(id, generation, GUEST_AGENT_PORT);
+    let stream = stream.await.unwrap();
     let io = TokioIo::new(stream);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
     let connection = tokio_util::task::TaskTracker::new().spawn(connection);

@@ -73,7 +73,7 @@ async fn with_memory_a_process_goes_on_where_it_was() {
     let start = Instant::now();
     let error = node
         .agent
-        .dial(&spec.id, GUEST_AGENT_PORT)
+        .dial(&spec.id, spec.generation, GUEST_AGENT_PORT)
         .await
         .unwrap_err();
     assert_eq!(error.to_string(), "the sandbox is paused");
@@ -141,7 +141,7 @@ async fn without_memory_files_are_kept_and_processes_are_not() {
     assert!(idle(cells.clone()), "{cells:?}");
     let error = node
         .agent
-        .dial(&spec.id, GUEST_AGENT_PORT)
+        .dial(&spec.id, spec.generation, GUEST_AGENT_PORT)
         .await
         .unwrap_err();
     assert_eq!(error.to_string(), "the sandbox is paused");

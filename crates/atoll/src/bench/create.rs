@@ -8,18 +8,19 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use atoll_proto::process::ProcessConfig;
 use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::bench::{Percentiles, compare, machine, percentiles, rate};
+use crate::bench::{compare, machine};
 use crate::cli::{BenchCreateArgs, SourceArgs};
 use crate::client::Client;
 use crate::output;
 use crate::process::Processes;
-use crate::stack::{Options, Stack};
+use crate::stack::{Nodes, Options, Stack};
 
 /// Sandboxes made before anything is counted, so that files are cached and pools are full.
 const WARM_UP: usize = 3;
@@ -27,6 +28,13 @@ const WARM_UP: usize = 3;
 const SANDBOX_TIMEOUT_S: u32 = 300;
 /// The command that is run, as the SDKs run it.
 const COMMAND: [&str; 4] = ["/bin/bash", "-l", "-c", "true"];
+
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+struct Percentiles {
+    p50: f64,
+    p95: f64,
+    p99: f64,
+}
 
 /// One line of the result.
 #[derive(Debug, Serialize)]
@@ -75,7 +83,7 @@ pub(crate) async fn run(arguments: &BenchCreateArgs) -> anyhow::Result<()> {
         data_dir: folder.path().join("data"),
         api_key: None,
         domain: None,
-        sources: SourceArgs::default(),
+        nodes: Nodes::Own(SourceArgs::default()),
     });
     let stack = stack.await?;
     let result = measure(arguments, &Client::new(stack.connection().clone())?).await;
@@ -215,4 +223,39 @@ async fn print_comparisons(json: bool, folder: &Path) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Nearest-rank percentiles; zeros of nothing.
+fn percentiles(values: impl Iterator<Item = f64>) -> Percentiles {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let at = |percent: usize| {
+        let rank = (values.len() * percent).div_ceil(100);
+        values
+            .get(rank.saturating_sub(1))
+            .map_or(0.0, |value| (value * 100.0).round() / 100.0)
+    };
+    Percentiles {
+        p50: at(50),
+        p95: at(95),
+        p99: at(99),
+    }
+}
+
+fn rate(count: usize, took: Duration) -> f64 {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    (f64::from(count) / took.as_secs_f64() * 10.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::percentiles;
+
+    #[test]
+    fn percentiles_are_nearest_ranks() {
+        let p = percentiles((1..=100).map(f64::from));
+        assert_eq!((p.p50, p.p95, p.p99), (50.0, 95.0, 99.0));
+        let one = percentiles([7.0].into_iter());
+        assert_eq!((one.p50, one.p99), (7.0, 7.0));
+    }
 }

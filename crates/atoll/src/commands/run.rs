@@ -9,7 +9,7 @@ use crate::cli::{ProcessArgs, RunArgs, SourceArgs};
 use crate::client::{Client, Created};
 use crate::connection::Connection;
 use crate::process;
-use crate::stack::{Options, Stack};
+use crate::stack::{Nodes, Options, Stack};
 
 /// Exit code after an interrupt, as shells report it.
 const INTERRUPTED: Exit = Exit(130);
@@ -47,7 +47,7 @@ pub(crate) async fn run(arguments: RunArgs) -> anyhow::Result<Exit> {
         data_dir: arguments.server.data.data_dir.clone(),
         api_key: arguments.server.api_key.clone(),
         domain: None,
-        sources: SourceArgs::default(),
+        nodes: Nodes::Own(SourceArgs::default()),
     });
     let stack = stack
         .await

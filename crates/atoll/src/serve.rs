@@ -1,24 +1,43 @@
-//! `atoll dev`: everything on this machine in one process, with what a person needs to begin.
+//! `atoll dev` and `atoll server`: a server with a node of its own and what a person needs to
+//! begin, or one that nodes join.
 
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
-use crate::cli::DevArgs;
+use crate::cli::{DevArgs, FrontArgs, ServerProcessArgs};
 use crate::connection::Connection;
 use crate::output;
-use crate::stack::{Options, Stack};
+use crate::secrets;
+use crate::stack::{Nodes, Options, Stack};
 use crate::telemetry;
 
-/// What `dev` logs, unless `ATOLL_LOG` says otherwise.
-const LOG_FILTER: &str = "info,sqlx=warn,hyper=warn";
+/// What servers and nodes log, unless `ATOLL_LOG` says otherwise.
+pub(crate) const LOG_FILTER: &str = "info,sqlx=warn,hyper=warn";
 
-/// Serves until SIGINT or SIGTERM, then ends the sandboxes and stops.
+/// Serves with a node in this process until SIGINT or SIGTERM, then ends the sandboxes and stops.
 ///
 /// # Errors
 /// What keeps it from starting, in one line that says how to mend it.
-pub(crate) async fn run(arguments: DevArgs) -> anyhow::Result<()> {
+pub(crate) async fn dev(arguments: DevArgs) -> anyhow::Result<()> {
+    serve(arguments.front, Nodes::Own(arguments.sources), welcome).await
+}
+
+/// Serves the nodes that join until SIGINT or SIGTERM, then stops; sandboxes go on.
+///
+/// # Errors
+/// What keeps it from starting, in one line that says how to mend it.
+pub(crate) async fn server(arguments: ServerProcessArgs) -> anyhow::Result<()> {
+    let token = secrets::join_token(arguments.join.join_token_file.as_deref())?;
+    serve(arguments.front, Nodes::Joining(token), invitation).await
+}
+
+async fn serve(
+    arguments: FrontArgs,
+    nodes: Nodes,
+    greeting: fn(&Connection, Duration) -> String,
+) -> anyhow::Result<()> {
     telemetry::start(arguments.log_format, LOG_FILTER);
     let begun = Instant::now();
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -29,7 +48,7 @@ pub(crate) async fn run(arguments: DevArgs) -> anyhow::Result<()> {
         data_dir: arguments.data.data_dir,
         api_key: arguments.api_key,
         domain: arguments.domain,
-        sources: arguments.sources,
+        nodes,
     };
     let stack = tokio::select! {
         stack = Stack::start(options) => stack?,
@@ -44,19 +63,36 @@ pub(crate) async fn run(arguments: DevArgs) -> anyhow::Result<()> {
         };
         output::json(&public)?;
     } else {
-        output::line(&welcome(connection, begun.elapsed()))?;
+        output::line(&greeting(connection, begun.elapsed()))?;
     }
     let reason = tokio::select! {
         _ = interrupt.recv() => "interrupted",
         _ = terminate.recv() => "terminated",
         () = stack.failed() => "a component stopped",
     };
-    tracing::info!(reason, "stopping: sandboxes end now");
+    tracing::info!(reason, "stopping");
     tokio::select! {
         result = stack.stop() => result,
         // A second Ctrl-C: the person does not want to wait; the next start cleans up.
         _ = interrupt.recv() => anyhow::bail!("stopped without waiting; the next start cleans up"),
     }
+}
+
+fn invitation(connection: &Connection, took: Duration) -> String {
+    let Connection {
+        api_url, api_key, ..
+    } = connection;
+    format!(
+        "Atoll's server is ready after {:.1} s. Sandboxes need a node; on each machine for them:
+
+  atoll node --server {api_url} --join-token-file FILE
+
+The key of the default team:
+
+  export E2B_API_KEY={api_key}
+",
+        took.as_secs_f32()
+    )
 }
 
 fn welcome(connection: &Connection, took: Duration) -> String {

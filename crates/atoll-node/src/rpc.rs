@@ -1,0 +1,201 @@
+//! The node on the network: orders and events as `NodeService`, and connections into sandboxes, on
+//! one port.
+//!
+//! Everything that comes here shows the fleet's join token. Certificates for both sides are not
+//! part of this yet: the port belongs on a network of the operator's own.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_core::node::NodeEvent;
+use atoll_proto::join_token::JoinToken;
+use atoll_proto::node::NodeServiceExt as _;
+use atoll_proto::tunnel;
+use bytes::Bytes;
+use connectrpc::{ConnectRpcService, Limits, Router};
+use http::header::AUTHORIZATION;
+use http::{Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::orders::Orders;
+use crate::agent::Agent;
+
+pub mod membership;
+mod orders;
+mod tunnels;
+
+/// Connections at once: one for each connection of an edge into a sandbox, and a few for orders.
+const CONNECTIONS_MAX: usize = 16_384;
+
+/// Orders that one server may have under way on one connection.
+const STREAMS_MAX: u32 = 4_096;
+
+/// Bytes of one order. The largest is a create with its environment, which the API limits.
+const MESSAGE_MAX: usize = 4 * 1024 * 1024;
+
+/// Events that wait for a reader; one that falls behind further loses its stream.
+const EVENTS_MAX: usize = 4_096;
+
+/// A connection on which no request begins is closed after this.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// Pause after a failed accept: the usual cause, too few descriptors, passes only with time.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often a silent peer is asked whether it is still there, and how long it may take to answer.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(15));
+
+/// How long orders under way may take to be answered after the node was told to stop.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// Serves `listener` until `cancel`. `events` is what the agent tells of its own accord; without a
+/// reader it is dropped, because whoever comes next asks for a report. Without a `token` everybody
+/// is let in; only a loopback address may be served so.
+pub async fn serve(
+    listener: TcpListener,
+    agent: Agent,
+    mut events: mpsc::Receiver<NodeEvent>,
+    token: Option<JoinToken>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+) {
+    let (publish, _) = broadcast::channel(EVENTS_MAX);
+    let door = Door::new(agent, publish.clone(), token, tasks.clone(), cancel.clone());
+    tasks.spawn(cancel.clone().run_until_cancelled_owned(async move {
+        while let Some(event) = events.recv().await {
+            // An error means that nobody listens.
+            drop(publish.send(event));
+        }
+    }));
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accept = async {
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            (slot, listener.accept().await)
+        };
+        let Some((slot, accepted)) = cancel.run_until_cancelled(accept).await else {
+            return;
+        };
+        let (Ok(slot), Ok((stream, _))) = (slot, accepted) else {
+            tracing::warn!("accept failed; retrying");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        tasks.spawn(converse(stream, door.clone(), slot, cancel.clone()));
+    }
+}
+
+async fn converse(
+    stream: TcpStream,
+    door: Door,
+    slot: OwnedSemaphorePermit,
+    cancel: CancellationToken,
+) {
+    // Terminals send small frames that must not wait for an acknowledgement.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "set TCP_NODELAY");
+    }
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE.0)
+        .keep_alive_timeout(KEEP_ALIVE.1)
+        .max_concurrent_streams(STREAMS_MAX);
+    let service = service_fn(move |request| {
+        let door = door.clone();
+        async move { Ok::<_, Infallible>(door.handle(request).await) }
+    });
+    let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(served);
+    let result = tokio::select! {
+        result = served.as_mut() => result,
+        () = cancel.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            tokio::time::timeout(SHUTDOWN_GRACE, served).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(error, "a peer's connection ended");
+    }
+    drop(slot);
+}
+
+/// Lets in who shows the token, and sends each to what it asks for.
+#[derive(Clone)]
+struct Door {
+    agent: Agent,
+    token: Option<JoinToken>,
+    orders: ConnectRpcService,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+impl Door {
+    fn new(
+        agent: Agent,
+        events: broadcast::Sender<NodeEvent>,
+        token: Option<JoinToken>,
+        tasks: TaskTracker,
+        cancel: CancellationToken,
+    ) -> Self {
+        let orders = Orders::new(agent.clone(), events, cancel.clone());
+        let limits = Limits::default()
+            .with_max_message_size(MESSAGE_MAX)
+            .with_max_request_body_size(MESSAGE_MAX);
+        let router = Arc::new(orders).register(Router::new());
+        Self {
+            agent,
+            token,
+            orders: ConnectRpcService::new(router).with_limits(limits),
+            tasks,
+            cancel,
+        }
+    }
+
+    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+        let shown = request.headers().get(AUTHORIZATION);
+        let shown = shown.map(http::HeaderValue::as_bytes);
+        if self
+            .token
+            .as_ref()
+            .is_some_and(|token| !token.is_shown_by(shown))
+        {
+            return answer(
+                StatusCode::UNAUTHORIZED,
+                "the join token is missing or wrong",
+            );
+        }
+        if request.uri().path().starts_with(tunnel::PATH_PREFIX) {
+            let stop = self.cancel.clone();
+            return tunnels::open(&self.agent, request, &self.tasks, stop).await;
+        }
+        let mut orders = self.orders.clone();
+        match tower_service::Service::call(&mut orders, request).await {
+            Ok(answer) => answer.map(BodyExt::boxed_unsync),
+            Err(never) => match never {},
+        }
+    }
+}
+
+fn answer(status: StatusCode, text: &'static str) -> Response<Body> {
+    let mut response = Response::new(Full::from(text).boxed_unsync());
+    *response.status_mut() = status;
+    response
+}

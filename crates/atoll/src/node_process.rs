@@ -1,0 +1,119 @@
+//! `atoll node`: the sandboxes of this machine, on the orders of a server elsewhere.
+
+use anyhow::Context;
+use atoll_control::random::{Random, SystemRandom};
+use atoll_core::id::NodeId;
+use atoll_node::rpc;
+use atoll_node::rpc::membership;
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::cli::NodeArgs;
+use crate::components::Components;
+use crate::serve::LOG_FILTER;
+use crate::stack::demand_driver;
+use crate::{listening, node, output, secrets, telemetry};
+
+/// Events that may wait to be told.
+const EVENTS_MAX: usize = 4096;
+/// Random bytes that tell this start of the node from others.
+const INCARNATION_BYTES: usize = 16;
+
+/// What `--json` prints whenever the node joined.
+#[derive(Debug, Clone, Serialize)]
+struct Joined {
+    node: String,
+    address: String,
+    pid: u32,
+}
+
+/// Runs the node until SIGINT or SIGTERM. Its sandboxes live on; the next start adopts them.
+///
+/// # Errors
+/// What keeps it from starting, in one line that says how to mend it.
+pub(crate) async fn run(arguments: NodeArgs) -> anyhow::Result<()> {
+    telemetry::start(arguments.log_format, LOG_FILTER);
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let token = secrets::join_token(arguments.join.join_token_file.as_deref())?;
+    listening::demand_token(arguments.listen, token.as_ref())?;
+    let id = arguments.name.clone().map_or_else(machine_name, Ok)?;
+    demand_driver(&arguments.data.data_dir)?;
+    let listener = listening::bind(arguments.listen).await?;
+    let address = advertised(&arguments, listener.local_addr()?)?;
+
+    let components = Components::default();
+    let (events, inbox) = mpsc::channel(EVENTS_MAX);
+    std::fs::create_dir_all(&arguments.data.data_dir)?;
+    let data_dir = arguments.data.data_dir.canonicalize()?;
+    let agent = node::start(id.clone(), &data_dir, &arguments.sources, events)
+        .await
+        .context("start the node")?;
+    let (running, stop) = (agent.clone(), components.cancel());
+    components.start("node", async move { running.run(stop).await });
+    let (tasks, stop) = (components.tasks(), components.cancel());
+    let serve = rpc::serve(listener, agent.clone(), inbox, token.clone(), tasks, stop);
+    components.start("orders", serve);
+
+    let membership = membership::Config {
+        node: id.clone(),
+        server: arguments.server,
+        address: address.clone(),
+        incarnation: incarnation(),
+        token,
+    };
+    let joined = Joined {
+        node: id.to_string(),
+        address: address.to_string(),
+        pid: std::process::id(),
+    };
+    let told = move || {
+        if arguments.json
+            && let Err(error) = output::json(&joined)
+        {
+            tracing::debug!(%error, "nobody reads the output");
+        }
+    };
+    components.start(
+        "membership",
+        membership::run(membership, agent, components.cancel(), told),
+    );
+    let reason = tokio::select! {
+        _ = interrupt.recv() => "interrupted",
+        _ = terminate.recv() => "terminated",
+        () = components.failed() => "a component stopped",
+    };
+    tracing::info!(
+        reason,
+        "stopping: sandboxes live on, the next start adopts them"
+    );
+    components.stop().await;
+    Ok(())
+}
+
+/// Where the server reaches this node.
+fn advertised(arguments: &NodeArgs, local: std::net::SocketAddr) -> anyhow::Result<http::Uri> {
+    if let Some(address) = &arguments.advertise {
+        return Ok(address.clone());
+    }
+    anyhow::ensure!(
+        !local.ip().is_unspecified(),
+        "{local} is no destination: give the address the server reaches with --advertise"
+    );
+    Ok(format!("http://{local}").parse()?)
+}
+
+/// The machine's name as the name of a node.
+fn machine_name() -> anyhow::Result<NodeId> {
+    let system = rustix::system::uname();
+    let name = system.nodename().to_string_lossy().to_lowercase();
+    name.parse()
+        .context("the machine's name is none for a node: give one with --name")
+}
+
+fn incarnation() -> String {
+    let mut random = [0; INCARNATION_BYTES];
+    SystemRandom.fill(&mut random);
+    hex::encode(random)
+}
