@@ -59,6 +59,9 @@ pub struct Config {
     /// How long a delete waits for the node's confirmation before it answers; the removal itself
     /// goes on after that.
     pub delete_timeout: Duration,
+    /// How long a pause, a resume or a restart is waited for before its caller is told that it is
+    /// still under way; it goes on.
+    pub transition_timeout: Duration,
     /// How often every node's whole report is compared with the intent.
     pub full_sync_interval: Duration,
     /// How long ended sandboxes and their history are kept.
@@ -84,6 +87,8 @@ impl Config {
             lifetime_max: Duration::from_secs(24 * 3600),
             create_timeout: Duration::from_secs(60),
             delete_timeout: Duration::from_secs(10),
+            // Less than the 60 s after which the SDKs give up.
+            transition_timeout: Duration::from_secs(50),
             full_sync_interval: Duration::from_secs(30),
             history_retention: Duration::from_secs(7 * 24 * 3600),
             history_sandboxes_max: HISTORY_SANDBOXES_MAX,

@@ -123,6 +123,7 @@ pub(crate) fn announcements(effects: &[Effect], sandbox: &Sandbox, at: Timestamp
         .filter_map(|effect| match effect {
             Effect::Announce(announcement) => Some(announce(sandbox, at, *announcement)),
             Effect::StampStart
+            | Effect::StampPause
             | Effect::StampEnd
             | Effect::PublishRoute
             | Effect::WithdrawRoute => None,

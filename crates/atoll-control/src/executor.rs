@@ -1,22 +1,26 @@
 //! Carries out one action of a plan. It decides nothing: what follows from the outcome is the
 //! next plan's business.
 
+mod pause;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_core::id::{Generation, NodeId};
-use atoll_core::lifecycle::{Effect, Event, step};
+use atoll_core::lifecycle::{Effect, Event, Refused, step};
 use atoll_core::node::{CallOutcome, ObservedSandbox, Refusal};
 use atoll_core::placement::Rejected;
 use atoll_core::reconcile::{Action, Observed};
 use atoll_core::route::RouteUpdate;
 use atoll_core::sandbox::{Desired, EndReason, Sandbox, SandboxSpec, State};
+use atoll_core::time::Timestamp;
 use atoll_store::store::{EventRow, Intent, IntentChange, Transition};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::timeout;
 
 use crate::events;
-use crate::reconciler::Slot;
+use crate::node_client::NodeClient;
+use crate::reconciler::{Setback, Slot};
 use crate::service::Inner;
 
 /// How long a node may take to start a sandbox before the outcome counts as unknown.
@@ -44,6 +48,8 @@ pub(crate) enum Attempt {
 /// A change of state with what comes with it.
 #[derive(Debug, Default)]
 struct Change {
+    desired: Option<Desired>,
+    deadline: Option<Timestamp>,
     placement: Option<(NodeId, Generation)>,
     stop_reason: Option<EndReason>,
     last_error: Option<String>,
@@ -72,7 +78,15 @@ impl Executor {
         match action {
             Action::Place => self.place(row).await,
             Action::Ensure => self.ensure(slot, row).await,
+            Action::Pause => self.pause(slot, row).await,
+            Action::Readmit => self.readmit(slot, row).await,
+            Action::Resume => self.resume(slot, row).await,
+            Action::StayPaused => self.stay_paused(slot, row, Setback::NodeLost).await,
             Action::Remove => self.remove(row).await,
+            // Nothing else leads there: its node is lost.
+            Action::Advance(Event::ResumeFailed) => {
+                self.resume_failed(slot, row, Setback::NodeLost).await
+            }
             Action::Advance(event) => self.commit(row, *event, Change::default()).await,
             Action::Fail { reason, detail } => self.fail(row, *reason, detail.clone()).await,
             Action::Expire => self.expire(row).await,
@@ -122,39 +136,56 @@ impl Executor {
     }
 
     async fn ensure(&mut self, slot: &Slot, row: Sandbox) -> Attempt {
-        let Some((node, client)) = row
-            .node
-            .clone()
-            .and_then(|node| Some((node.clone(), self.inner.registry.client(&node)?)))
-        else {
+        let Some((node, client)) = self.node_of(&row) else {
             return Attempt::Wait("its node has not joined".to_owned());
         };
         let spec = self.inner.spec(&row);
-        let mut call: JoinHandle<CallOutcome<ObservedSandbox>> =
-            self.inner.tasks.spawn(async move {
-                match timeout(ENSURE_TIMEOUT, client.ensure(&spec)).await {
-                    Ok(outcome) => outcome,
-                    Err(_) => CallOutcome::Unknown("the node did not answer in time".to_owned()),
-                }
-            });
+        let call = async move { client.ensure(&spec).await };
+        match self.order(slot, &row, ENSURE_TIMEOUT, call).await {
+            Some(outcome) => self.ensured(row, node, outcome).await,
+            None => Attempt::LookAgain,
+        }
+    }
+
+    /// The node of a row, and the way to it if it joined.
+    fn node_of(&self, row: &Sandbox) -> Option<(NodeId, Arc<dyn NodeClient>)> {
+        let node = row.node.clone()?;
+        let client = self.inner.registry.client(&node)?;
+        Some((node, client))
+    }
+
+    /// Gives an order to a node and waits for its outcome; none if the sandbox became unwanted
+    /// meanwhile. The order itself runs to its end either way.
+    async fn order<T: Send + 'static>(
+        &self,
+        slot: &Slot,
+        row: &Sandbox,
+        limit: Duration,
+        call: impl Future<Output = CallOutcome<T>> + Send + 'static,
+    ) -> Option<CallOutcome<T>> {
+        let mut call: JoinHandle<CallOutcome<T>> = self.inner.tasks.spawn(async move {
+            match timeout(limit, call).await {
+                Ok(outcome) => outcome,
+                Err(_) => CallOutcome::Unknown("the node did not answer in time".to_owned()),
+            }
+        });
         loop {
             tokio::select! {
                 biased;
                 outcome = &mut call => {
-                    let outcome = outcome
-                        .unwrap_or_else(|error| CallOutcome::Unknown(error.to_string()));
-                    return self.ensured(row, node, outcome).await;
+                    let lost = |error: JoinError| CallOutcome::Unknown(error.to_string());
+                    return Some(outcome.unwrap_or_else(lost));
                 }
                 () = slot.woken() => {
-                    if self.is_overtaken(slot, &row).await {
-                        return Attempt::LookAgain;
+                    if self.is_overtaken(slot, row).await {
+                        return None;
                     }
                 }
             }
         }
     }
 
-    /// Whether the sandbox became unwanted while its node starts it.
+    /// Whether the sandbox became unwanted while its node carries out an order.
     async fn is_overtaken(&self, slot: &Slot, row: &Sandbox) -> bool {
         slot.acknowledge();
         match self.inner.store.sandbox_get(&row.id).await {
@@ -262,7 +293,10 @@ impl Executor {
     async fn expire(&self, row: Sandbox) -> Attempt {
         let intent = Intent {
             id: row.id.clone(),
-            change: IntentChange::Expire { seen: row.deadline },
+            change: IntentChange::Expire {
+                seen: row.deadline,
+                how: row.config.on_timeout,
+            },
             at: self.inner.clock.now(),
             events: Vec::new(),
         };
@@ -275,14 +309,29 @@ impl Executor {
 
     /// Commits the state that follows `event`, then carries out the effects.
     async fn commit(&self, row: Sandbox, event: Event, change: Change) -> Attempt {
-        let next = match step(row.state, event) {
-            Ok(next) => next,
-            Err(refused) => {
-                // The planner and the lifecycle disagree: a defect, and nothing may change.
-                tracing::error!(sandbox = %row.id, %refused, "planned an illegal transition");
-                return Attempt::Wait(refused.to_string());
-            }
+        let (transition, effects) = match self.transition(&row, event, change) {
+            Ok(planned) => planned,
+            Err(refused) => return disagreed(&row, refused),
         };
+        let next = transition.next;
+        match self.inner.store.sandbox_transition(transition).await {
+            Ok(Some(next_row)) => {
+                self.inner.apply_effects(effects, &next_row);
+                Attempt::Moved(Box::new(next_row))
+            }
+            Ok(None) => Attempt::LookAgain,
+            Err(error) => Attempt::Wait(format!("commit {next:?}: {error}")),
+        }
+    }
+
+    /// The write for the state that follows `event`, and the effects that belong to it.
+    fn transition(
+        &self,
+        row: &Sandbox,
+        event: Event,
+        change: Change,
+    ) -> Result<(Transition, &'static [Effect]), Refused> {
+        let next = step(row.state, event)?;
         let at = self.inner.clock.now();
         let mut after = row.clone();
         after.stop_reason = after.stop_reason.or(change.stop_reason);
@@ -296,21 +345,23 @@ impl Executor {
             next: next.next,
             placement: change.placement,
             started_at: stamp(Effect::StampStart),
+            paused_at: stamp(Effect::StampPause),
             ended_at: stamp(Effect::StampEnd),
+            desired: change.desired,
+            deadline: change.deadline,
             stop_reason: change.stop_reason,
             last_error: change.last_error,
             at,
             events,
         };
-        match self.inner.store.sandbox_transition(transition).await {
-            Ok(Some(next_row)) => {
-                self.inner.apply_effects(next.effects, &next_row);
-                Attempt::Moved(Box::new(next_row))
-            }
-            Ok(None) => Attempt::LookAgain,
-            Err(error) => Attempt::Wait(format!("commit {:?}: {error}", next.next)),
-        }
+        Ok((transition, next.effects))
     }
+}
+
+/// The planner and the lifecycle disagree: a defect, and nothing may change.
+fn disagreed(row: &Sandbox, refused: Refused) -> Attempt {
+    tracing::error!(sandbox = %row.id, %refused, "planned an illegal transition");
+    Attempt::Wait(refused.to_string())
 }
 
 impl Inner {
@@ -337,7 +388,10 @@ impl Inner {
                 Effect::WithdrawRoute => self
                     .routes
                     .publish(RouteUpdate::Withdraw(row.id.clone(), row.generation)),
-                Effect::StampStart | Effect::StampEnd | Effect::Announce(_) => {}
+                Effect::StampStart
+                | Effect::StampPause
+                | Effect::StampEnd
+                | Effect::Announce(_) => {}
             }
         }
         if row.state == State::Running {

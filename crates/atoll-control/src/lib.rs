@@ -44,4 +44,4 @@ pub mod view;
 
 pub use bus::{EventHandler, EventStream, HandlerError};
 pub use error::{Error, Result, code};
-pub use service::{ControlPlane, Parts};
+pub use service::{ControlPlane, Parts, TrafficAccess};

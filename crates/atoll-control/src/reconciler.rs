@@ -18,6 +18,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use atoll_core::id::SandboxId;
+use atoll_core::node::Refusal;
+use atoll_core::quota::Exceeded;
 use atoll_core::reconcile::plan;
 use atoll_core::sandbox::{Sandbox, State};
 use tokio::sync::Notify;
@@ -42,9 +44,28 @@ pub(crate) struct Slot {
     is_woken: AtomicBool,
     wake: Notify,
     progress: Progress,
+    setback: Mutex<Option<Setback>>,
+}
+
+/// Why a wish was taken back: what the row says of it, in a form that an answer can be made of.
+#[derive(Debug, Clone)]
+pub(crate) enum Setback {
+    /// The team's quota leaves no room.
+    QuotaExceeded(Exceeded),
+    /// Its node has too little of something.
+    NoRoom(&'static str),
+    /// Its node is lost.
+    NodeLost,
+    /// Its node did not do it.
+    Refused(Refusal),
 }
 
 impl Slot {
+    /// Notes why the wish is taken back that the next row no longer has.
+    pub(crate) fn set_back(&self, setback: Setback) {
+        *lock(&self.setback) = Some(setback);
+    }
+
     fn wake(&self) {
         self.is_woken.store(true, Ordering::Release);
         self.wake.notify_one();
@@ -79,6 +100,11 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
+    /// Why the last wish was taken back.
+    pub(crate) fn setback(&self) -> Option<Setback> {
+        lock(&self.slot.setback).clone()
+    }
+
     /// Waits for a row that satisfies the condition; none if the task came to rest before.
     pub(crate) async fn until(
         &mut self,
@@ -118,6 +144,7 @@ impl Reconciler {
             is_woken: AtomicBool::new(false),
             wake: Notify::new(),
             progress: Progress::default(),
+            setback: Mutex::default(),
         });
         slots.insert(id.clone(), Arc::clone(&slot));
         drop(slots);
@@ -221,7 +248,7 @@ async fn advance(inner: &Inner, executor: &mut Executor, slot: &Slot, row: Sandb
     slot.show(&row);
     if row.state != State::Stopped {
         // A look between placement and commit finds no row, and has it forgotten.
-        inner.registry.adopt(&row);
+        inner.registry.follow(&row);
     }
     let observed = inner.registry.observed(&row.id);
     let actions = plan(&row, &observed, &inner.registry.health(), inner.clock.now());

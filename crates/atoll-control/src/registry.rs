@@ -5,13 +5,14 @@
 //! the nodes when they join.
 //!
 //! Invariants:
-//! - The allocation of a node is exactly the sum over the sandboxes that are placed on it and not
-//!   stopped: an entry changes through [`Inner::change`] only, which moves its share along.
+//! - The allocation of a node is exactly the sum of what the sandboxes hold that are placed on it
+//!   and not stopped: an entry changes through [`Inner::change`] only, which moves its share along.
 //! - An observation never replaces one that was made after it: each carries a number, and a
 //!   report's number is drawn before the node is asked.
 //! - Silence is measured by a clock that nobody sets: a wall clock that jumps loses no node.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 
 use atoll_core::heartbeat::Heartbeat;
@@ -20,7 +21,7 @@ use atoll_core::node::{NodeReport, NodeState, ObservedSandbox};
 use atoll_core::placement::{self, NodeCapacity, Placed, Rejected};
 use atoll_core::reconcile::{NodeHealth, Nodes, Observed};
 use atoll_core::resources::Resources;
-use atoll_core::sandbox::{Sandbox, State};
+use atoll_core::sandbox::Sandbox;
 use atoll_core::time::Timestamp;
 
 use tokio::time::Instant;
@@ -45,9 +46,13 @@ pub(crate) struct Sequence(u64);
 struct Entry {
     team: TeamId,
     node: Option<NodeId>,
-    generation: Generation,
+    /// What its node may report it under: from its last pause's placement, if it is kept, to the
+    /// newest.
+    generations: RangeInclusive<Generation>,
     /// What it takes of its node.
     held: Resources,
+    /// Of the row that this entry follows.
+    revision: u64,
     observed: Observed,
     sequence: Sequence,
     log_lines: u32,
@@ -122,6 +127,45 @@ impl Inner {
         self.sandboxes.insert(id, entry);
     }
 
+    /// Makes a sandbox's entry what its row says.
+    fn follow(&mut self, sandbox: &Sandbox) {
+        let generations = generations(sandbox, sandbox.generation);
+        let known = self.sandboxes.get_mut(&sandbox.id);
+        if let Some(entry) = known
+            && entry.node == sandbox.node
+            && entry.held == sandbox.held()
+        {
+            // Nothing moves on any node.
+            entry.generations = generations;
+            entry.revision = sandbox.revision;
+            return;
+        }
+        let sequence = self.next_sequence();
+        let changed = self.change(&sandbox.id, |entry| {
+            if entry.node != sandbox.node {
+                entry.observed = Observed::Unknown;
+                entry.sequence = sequence;
+            }
+            entry.node.clone_from(&sandbox.node);
+            entry.generations = generations.clone();
+            entry.held = sandbox.held();
+            entry.revision = sandbox.revision;
+        });
+        if changed.is_none() {
+            let entry = Entry {
+                team: sandbox.team.clone(),
+                node: sandbox.node.clone(),
+                generations,
+                held: sandbox.held(),
+                revision: sandbox.revision,
+                observed: Observed::Unknown,
+                sequence,
+                log_lines: 0,
+            };
+            self.insert(sandbox.id.clone(), entry);
+        }
+    }
+
     /// Takes an entry's share back; the entry itself is out of the map.
     fn withdraw(&mut self, id: &SandboxId, entry: &Entry) {
         if let Some(node) = &entry.node
@@ -130,6 +174,11 @@ impl Inner {
             node.subtract(id, &entry.share());
         }
     }
+}
+
+/// What the node of a sandbox may report it under, if its newest placement is this.
+fn generations(sandbox: &Sandbox, newest: Generation) -> RangeInclusive<Generation> {
+    sandbox.kept.map_or(newest, |kept| kept.generation)..=newest
 }
 
 impl Entry {
@@ -146,23 +195,23 @@ impl Registry {
         }
     }
 
-    /// Takes a live sandbox into account, as its row says.
+    /// Takes a live sandbox into account, as its row says, unless a newer row was seen.
     pub(crate) fn adopt(&self, sandbox: &Sandbox) {
         let mut inner = lock(&self.inner);
-        if inner.sandboxes.contains_key(&sandbox.id) {
-            return;
+        let known = inner.sandboxes.get(&sandbox.id);
+        if known.is_none_or(|entry| entry.revision < sandbox.revision) {
+            inner.follow(sandbox);
         }
-        let sequence = inner.next_sequence();
-        let entry = Entry {
-            team: sandbox.team.clone(),
-            node: sandbox.node.clone(),
-            generation: sandbox.generation,
-            held: sandbox.config.resources,
-            observed: Observed::Unknown,
-            sequence,
-            log_lines: 0,
-        };
-        inner.insert(sandbox.id.clone(), entry);
+    }
+
+    /// Makes the account of a sandbox what its row says, for its task: what was taken ahead of a
+    /// commit that did not come is given back.
+    pub(crate) fn follow(&self, sandbox: &Sandbox) {
+        let mut inner = lock(&self.inner);
+        let known = inner.sandboxes.get(&sandbox.id);
+        if known.is_none_or(|entry| entry.revision <= sandbox.revision) {
+            inner.follow(sandbox);
+        }
     }
 
     /// Forgets a sandbox that ended.
@@ -186,6 +235,8 @@ impl Registry {
     ) -> Result<Placed, Rejected> {
         self.adopt(sandbox);
         let mut inner = lock(&self.inner);
+        // What it had on the node before is free for others, and for itself.
+        inner.change(&sandbox.id, |entry| entry.node = None);
         let fleet: Vec<_> = inner
             .nodes
             .iter()
@@ -203,13 +254,51 @@ impl Registry {
         let placed = placement::place(&fleet, &request, seed)?;
         let sequence = inner.next_sequence();
         inner.change(&sandbox.id, |entry| {
-            entry.generation = generation;
+            entry.generations = generation..=generation;
             entry.observed = Observed::Unknown;
             entry.held = sandbox.config.resources;
             entry.sequence = sequence;
             entry.node = Some(placed.node.clone());
         });
         Ok(placed)
+    }
+
+    /// Accounts for a paused sandbox that is to take its whole room again on the node that keeps
+    /// it, under this generation.
+    ///
+    /// # Errors
+    /// What is short there, for people.
+    pub(crate) fn readmit(
+        &self,
+        sandbox: &Sandbox,
+        generation: Generation,
+    ) -> Result<(), &'static str> {
+        let mut inner = lock(&self.inner);
+        let entry = inner.sandboxes.get(&sandbox.id);
+        let Some((held, node)) = entry.and_then(|entry| {
+            let node = inner.nodes.get(entry.node.as_ref()?)?;
+            Some((entry.held, node))
+        }) else {
+            return Err("its node is not known");
+        };
+        let wanted = sandbox.config.resources;
+        let missing = wanted.checked_sub(held).unwrap_or_default();
+        let total = self.overcommit.apply(node.total);
+        let free = total.checked_sub(node.allocated).unwrap_or_default();
+        if missing.cpu_millis > free.cpu_millis {
+            return Err("its node has too little cpu free");
+        }
+        if missing.memory_mib > free.memory_mib {
+            return Err("its node has too little memory free");
+        }
+        if missing.disk_mib > free.disk_mib {
+            return Err("its node has too little disk free");
+        }
+        inner.change(&sandbox.id, |entry| {
+            entry.held = wanted;
+            entry.generations = generations(sandbox, generation);
+        });
+        Ok(())
     }
 
     /// What is known of a sandbox at its placement.
@@ -227,7 +316,7 @@ impl Registry {
         let is_current = inner
             .sandboxes
             .get(id)
-            .is_some_and(|entry| entry.generation == generation);
+            .is_some_and(|entry| entry.generations.contains(&generation));
         if is_current {
             inner.change(id, |entry| {
                 entry.observed = seen;
@@ -411,7 +500,7 @@ impl Registry {
                 continue;
             }
             let seen = match reported.get(id) {
-                Some(seen) if seen.generation == entry.generation => {
+                Some(seen) if entry.generations.contains(&seen.generation) => {
                     Observed::Known((*seen).clone())
                 }
                 // An older placement that is still there is a stranger; ours is not.
@@ -430,7 +519,8 @@ impl Registry {
         }
         for seen in &report.sandboxes {
             let is_ours = inner.sandboxes.get(&seen.id).is_some_and(|entry| {
-                entry.node.as_ref() == Some(&report.node) && entry.generation == seen.generation
+                entry.node.as_ref() == Some(&report.node)
+                    && entry.generations.contains(&seen.generation)
             });
             if !is_ours {
                 result.strangers.push((seen.id.clone(), seen.generation));
@@ -463,13 +553,5 @@ impl Registry {
                 }),
             })
             .collect()
-    }
-}
-
-/// Whether clients can see a sandbox in this state.
-pub(crate) const fn is_visible(state: State) -> bool {
-    match state {
-        State::Running | State::Pausing | State::Paused | State::Resuming => true,
-        State::Pending | State::Creating | State::Stopping | State::Stopped | State::Error => false,
     }
 }

@@ -1,10 +1,10 @@
 //! The control plane's use cases: what they share. Each use case has a file of its own beneath.
 
 mod bootstrap;
-mod connect;
 mod create;
 mod delete;
 mod events;
+mod get;
 mod health;
 mod keys;
 mod list;
@@ -12,9 +12,15 @@ mod logs;
 mod metrics;
 mod network;
 mod nodes;
+mod outcome;
+mod pause;
+mod restart;
+mod resume;
 mod teams;
 mod templates;
 mod timeout;
+
+pub use resume::TrafficAccess;
 
 use std::sync::Arc;
 
@@ -37,7 +43,7 @@ use crate::error::{Error, Result};
 use crate::gate::Gates;
 use crate::random::Random;
 use crate::reconciler::Reconciler;
-use crate::registry::{Registry, is_visible};
+use crate::registry::Registry;
 use crate::route_publisher::RoutePublisher;
 use crate::tokens::{SEED_LEN, Tokens};
 use crate::usage::UsageBook;
@@ -246,7 +252,17 @@ impl Inner {
 }
 
 fn is_visible_to(row: &Sandbox, team: &TeamId) -> bool {
-    row.team == *team && is_visible(row.state) && row.desired != Desired::Stopped
+    row.team == *team && is_visible(row)
+}
+
+/// Whether clients can see a sandbox: from its first start until it is unwanted.
+fn is_visible(row: &Sandbox) -> bool {
+    let is_there = match row.state {
+        State::Running | State::Pausing | State::Paused | State::Resuming => true,
+        State::Pending | State::Creating | State::Stopping => row.is_restarting,
+        State::Stopped | State::Error => false,
+    };
+    is_there && row.desired != Desired::Stopped
 }
 
 /// What every use case that changes something asks first.

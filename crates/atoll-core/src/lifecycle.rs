@@ -16,19 +16,22 @@
 //! creating | delete        | stopping | -
 //! creating | fail          | error    | announce sandbox.error
 //! running  | pause         | pausing  | withdraw route
+//! running  | restart       | stopping | withdraw route
 //! running  | delete        | stopping | withdraw route
 //! running  | fail          | error    | withdraw route, announce sandbox.error
-//! pausing  | pause done    | paused   | announce sandbox.paused
+//! pausing  | pause done    | paused   | stamp pause, announce sandbox.paused
 //! pausing  | pause failed  | running  | publish route
 //! pausing  | delete        | stopping | -
 //! pausing  | fail          | error    | announce sandbox.error
 //! paused   | resume        | resuming | -
 //! paused   | delete        | stopping | -
+//! paused   | fail          | error    | announce sandbox.error
 //! resuming | started       | running  | stamp start, publish route, announce sandbox.resumed
 //! resuming | resume failed | paused   | -
 //! resuming | delete        | stopping | -
 //! resuming | fail          | error    | announce sandbox.error
 //! stopping | delete        | stopping | -
+//! stopping | vacated       | pending  | -
 //! stopping | removed       | stopped  | stamp end, announce sandbox.deleted
 //! stopped  | delete        | stopped  | -
 //! error    | delete        | stopping | -
@@ -40,6 +43,10 @@
 //! - `delete` is legal everywhere and harmless when repeated, so a delete can always be retried.
 //! - `pausing` that fails returns to `running`, and `resuming` that fails to `paused`: neither may
 //!   lose a sandbox that is intact.
+//! - `paused` fails only if its node says that what was kept is gone; a node that is silent or lost
+//!   may come back with it.
+//! - A restart is a removal that ends in `pending` instead of `stopped`: the sandbox never counts
+//!   as ended.
 //! - `error` leads only to removal; control asks for it by itself.
 
 use std::fmt;
@@ -76,8 +83,12 @@ pub enum Event {
     Resume,
     /// It could not be resumed; what was kept is intact.
     ResumeFailed,
+    /// It should begin anew under the same identity.
+    Restart,
     /// It should be gone.
     Delete,
+    /// Nothing of it is left on its node, and it is wanted anew.
+    Vacated,
     /// Nothing of it is left on its node, or the node is gone for good.
     Removed,
     /// It cannot serve any more, or never could.
@@ -85,7 +96,7 @@ pub enum Event {
 }
 
 /// Every event, in the order of the table.
-pub const EVENTS: [Event; 10] = [
+pub const EVENTS: [Event; 12] = [
     Event::Place,
     Event::Started,
     Event::Pause,
@@ -93,7 +104,9 @@ pub const EVENTS: [Event; 10] = [
     Event::PauseFailed,
     Event::Resume,
     Event::ResumeFailed,
+    Event::Restart,
     Event::Delete,
+    Event::Vacated,
     Event::Removed,
     Event::Fail,
 ];
@@ -138,6 +151,8 @@ impl Announcement {
 pub enum Effect {
     /// `started_at` becomes now, in the same commit.
     StampStart,
+    /// What is kept of it is noted, with the time, in the same commit.
+    StampPause,
     /// `ended` becomes now with the stop reason, in the same commit.
     StampEnd,
     /// The edges learn where its traffic goes, after the commit.
@@ -152,6 +167,7 @@ impl fmt::Display for Effect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::StampStart => f.write_str("stamp start"),
+            Self::StampPause => f.write_str("stamp pause"),
             Self::StampEnd => f.write_str("stamp end"),
             Self::PublishRoute => f.write_str("publish route"),
             Self::WithdrawRoute => f.write_str("withdraw route"),
@@ -216,7 +232,9 @@ pub const fn event_name(event: Event) -> &'static str {
         Event::PauseFailed => "pause failed",
         Event::Resume => "resume",
         Event::ResumeFailed => "resume failed",
+        Event::Restart => "restart",
         Event::Delete => "delete",
+        Event::Vacated => "vacated",
         Event::Removed => "removed",
         Event::Fail => "fail",
     }
@@ -228,25 +246,27 @@ pub const fn event_name(event: Event) -> &'static str {
 /// [`Refused`] if the state does not allow the event; nothing changes then.
 pub const fn step(state: State, event: Event) -> Result<Step, Refused> {
     use Announcement as A;
-    use Effect::{Announce, PublishRoute, StampEnd, StampStart, WithdrawRoute};
+    use Effect::{Announce, PublishRoute, StampEnd, StampPause, StampStart, WithdrawRoute};
 
     const NONE: &[Effect] = &[];
     const FAIL: &[Effect] = &[Announce(A::Error)];
     const FAIL_SERVING: &[Effect] = &[WithdrawRoute, Announce(A::Error)];
     const START: &[Effect] = &[StampStart, PublishRoute, Announce(A::Running)];
     const RESUMED: &[Effect] = &[StampStart, PublishRoute, Announce(A::Resumed)];
+    const KEPT: &[Effect] = &[StampPause, Announce(A::Paused)];
+    const WITHDRAW: &[Effect] = &[WithdrawRoute];
     const END: &[Effect] = &[StampEnd, Announce(A::Deleted)];
 
     let (next, effects) = match (state, event) {
         (State::Pending | State::Creating, Event::Place) => (State::Creating, NONE),
         (State::Creating, Event::Started) => (State::Running, START),
         (State::Resuming, Event::Started) => (State::Running, RESUMED),
-        (State::Running, Event::Pause) => (State::Pausing, &[WithdrawRoute] as &[Effect]),
-        (State::Pausing, Event::PauseDone) => (State::Paused, &[Announce(A::Paused)] as &[Effect]),
+        (State::Running, Event::Pause) => (State::Pausing, WITHDRAW),
+        (State::Pausing, Event::PauseDone) => (State::Paused, KEPT),
         (State::Pausing, Event::PauseFailed) => (State::Running, &[PublishRoute] as &[Effect]),
         (State::Paused, Event::Resume) => (State::Resuming, NONE),
         (State::Resuming, Event::ResumeFailed) => (State::Paused, NONE),
-        (State::Running, Event::Delete) => (State::Stopping, &[WithdrawRoute] as &[Effect]),
+        (State::Running, Event::Restart | Event::Delete) => (State::Stopping, WITHDRAW),
         (
             State::Pending
             | State::Creating
@@ -258,11 +278,13 @@ pub const fn step(state: State, event: Event) -> Result<Step, Refused> {
             Event::Delete,
         ) => (State::Stopping, NONE),
         (State::Stopped, Event::Delete) => (State::Stopped, NONE),
+        (State::Stopping, Event::Vacated) => (State::Pending, NONE),
         (State::Stopping, Event::Removed) => (State::Stopped, END),
         (State::Running, Event::Fail) => (State::Error, FAIL_SERVING),
-        (State::Pending | State::Creating | State::Pausing | State::Resuming, Event::Fail) => {
-            (State::Error, FAIL)
-        }
+        (
+            State::Pending | State::Creating | State::Pausing | State::Paused | State::Resuming,
+            Event::Fail,
+        ) => (State::Error, FAIL),
         _ => return Err(Refused { state, event }),
     };
     Ok(Step { next, effects })

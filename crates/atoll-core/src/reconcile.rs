@@ -5,16 +5,15 @@
 //! executor carries out the first one, looks at what really happened, and asks again. Once all of
 //! a plan has been done, the next plan is empty; a test checks that for every combination.
 //!
-//! What it deliberately does not do: choose a node (placement does), decide which state may follow
-//! (the lifecycle does), or plan pauses: no use case asks for one yet, so the pausing states are
-//! left alone except for deletion.
+//! What it deliberately does not do: choose a node (placement does), or decide which state may
+//! follow (the lifecycle does).
 
 use std::collections::BTreeMap;
 
 use crate::id::NodeId;
 use crate::lifecycle::Event;
 use crate::node::{ObservedSandbox, ObservedState};
-use crate::sandbox::{Desired, EndReason, Sandbox, State};
+use crate::sandbox::{Desired, EndReason, OnTimeout, Sandbox, State};
 use crate::time::Timestamp;
 
 /// What control knows of a sandbox on the node it is placed on.
@@ -49,10 +48,20 @@ pub enum Action {
     Place,
     /// Tell the row's node to run the row's generation.
     Ensure,
+    /// Tell the row's node to keep it without serving.
+    Pause,
+    /// Take its whole room on its node again; commit that it resumes, under the next generation.
+    Readmit,
+    /// Tell the row's node to let what it keeps serve again, under the row's generation.
+    Resume,
     /// Tell the row's node to remove the sandbox.
     Remove,
-    /// Commit the state that follows this event.
+    /// Commit the state that follows this event. A pause that failed takes back the wish that it
+    /// be paused, a resume that failed the wish that it serve.
     Advance(Event),
+    /// Commit that it stays paused although it should serve, because its node cannot be worked
+    /// with.
+    StayPaused,
     /// Commit that it failed, and with it the wish that it be gone.
     Fail {
         /// Why it will have ended.
@@ -60,7 +69,7 @@ pub enum Action {
         /// What happened, for people.
         detail: String,
     },
-    /// Commit the wish that it be gone, because its deadline passed.
+    /// Commit the wish that it be gone, or be paused, because its deadline passed.
     Expire,
 }
 
@@ -75,14 +84,16 @@ pub fn plan(sandbox: &Sandbox, observed: &Observed, nodes: &Nodes, now: Timestam
         return plan_removal(sandbox.state, observed, health);
     }
     match sandbox.state {
-        State::Pending => place(),
+        State::Pending => then_pause(sandbox, place()),
         State::Creating => plan_creating(sandbox, observed, health),
         State::Running => plan_running(sandbox, observed, health, now),
+        State::Pausing => plan_pausing(sandbox, observed, health),
+        State::Paused => plan_paused(sandbox, observed, health),
+        State::Resuming => plan_resuming(sandbox, observed, health),
+        State::Stopping if sandbox.is_restarting => plan_restart(sandbox, observed, health),
         // Somebody began to remove it without the wish: the removal is finished.
         State::Stopping => plan_removal(sandbox.state, observed, health),
-        State::Pausing | State::Paused | State::Resuming | State::Stopped | State::Error => {
-            Vec::new()
-        }
+        State::Stopped | State::Error => Vec::new(),
     }
 }
 
@@ -94,23 +105,56 @@ fn place() -> Vec<Action> {
     ]
 }
 
+fn pause() -> Vec<Action> {
+    vec![
+        Action::Advance(Event::Pause),
+        Action::Pause,
+        Action::Advance(Event::PauseDone),
+    ]
+}
+
+fn resume() -> Vec<Action> {
+    vec![
+        Action::Readmit,
+        Action::Resume,
+        Action::Advance(Event::Started),
+    ]
+}
+
+/// What leads to serving, and on to the pause if that is what is wanted.
+fn then_pause(sandbox: &Sandbox, mut actions: Vec<Action>) -> Vec<Action> {
+    if sandbox.desired == Desired::Paused {
+        actions.extend(pause());
+    }
+    actions
+}
+
+/// What leads to the pause, and on to serving if that is what is wanted.
+fn then_resume(sandbox: &Sandbox, mut actions: Vec<Action>) -> Vec<Action> {
+    if sandbox.desired == Desired::Running {
+        actions.extend(resume());
+    }
+    actions
+}
+
 fn plan_creating(
     sandbox: &Sandbox,
     observed: &Observed,
     health: Option<NodeHealth>,
 ) -> Vec<Action> {
     match health {
-        None => return place(),
+        None => return then_pause(sandbox, place()),
         Some(NodeHealth::Lost) => return fail_node_lost(),
         Some(NodeHealth::Ready | NodeHealth::Suspect) => {}
     }
-    match current(sandbox, observed) {
+    let actions = match current(sandbox, observed) {
         Some(seen) if seen.state == ObservedState::Running => {
             vec![Action::Advance(Event::Started)]
         }
-        Some(seen) if seen.state == ObservedState::Exited => fail_exited(seen),
+        Some(seen) if seen.state == ObservedState::Exited => return fail_exited(seen),
         _ => vec![Action::Ensure, Action::Advance(Event::Started)],
-    }
+    };
+    then_pause(sandbox, actions)
 }
 
 fn plan_running(
@@ -119,25 +163,147 @@ fn plan_running(
     health: Option<NodeHealth>,
     now: Timestamp,
 ) -> Vec<Action> {
+    if sandbox.is_restarting {
+        return plan_restart(sandbox, observed, health);
+    }
+    if let Some(failure) = failure_of_serving(sandbox, observed, health) {
+        return failure;
+    }
+    if current(sandbox, observed).is_some_and(|seen| seen.state == ObservedState::Paused) {
+        let actions = vec![
+            Action::Advance(Event::Pause),
+            Action::Advance(Event::PauseDone),
+        ];
+        return then_resume(sandbox, actions);
+    }
+    if sandbox.desired == Desired::Paused {
+        return pause();
+    }
+    if sandbox.deadline > now {
+        return Vec::new();
+    }
+    let mut actions = vec![Action::Expire];
+    actions.extend(match sandbox.config.on_timeout {
+        OnTimeout::Kill => plan_removal(sandbox.state, observed, health),
+        OnTimeout::Pause { .. } => pause(),
+    });
+    actions
+}
+
+/// Why a sandbox that serves, or that is about to be paused, does so no more.
+fn failure_of_serving(
+    sandbox: &Sandbox,
+    observed: &Observed,
+    health: Option<NodeHealth>,
+) -> Option<Vec<Action>> {
     match health {
-        None => return fail("it runs on no node", false),
-        Some(NodeHealth::Lost) => return fail_node_lost(),
+        None => return Some(fail("it runs on no node", false)),
+        Some(NodeHealth::Lost) => return Some(fail_node_lost()),
         Some(NodeHealth::Ready | NodeHealth::Suspect) => {}
     }
     match observed {
-        Observed::Absent => return fail("its node does not have it any more", false),
+        Observed::Absent => Some(fail("its node does not have it any more", false)),
         Observed::Known(seen) if seen.generation != sandbox.generation => {
-            return fail("its node has another placement of it", true);
+            Some(fail("its node has another placement of it", true))
         }
-        Observed::Known(seen) if seen.state == ObservedState::Exited => return fail_exited(seen),
-        Observed::Known(_) | Observed::Unknown => {}
+        Observed::Known(seen) if seen.state == ObservedState::Exited => Some(fail_exited(seen)),
+        Observed::Known(_) | Observed::Unknown => None,
     }
-    if sandbox.deadline <= now {
-        let mut actions = vec![Action::Expire];
-        actions.extend(plan_removal(sandbox.state, observed, health));
-        return actions;
+}
+
+fn plan_pausing(sandbox: &Sandbox, observed: &Observed, health: Option<NodeHealth>) -> Vec<Action> {
+    if let Some(failure) = failure_of_serving(sandbox, observed, health) {
+        return failure;
     }
-    Vec::new()
+    let actions = match current(sandbox, observed) {
+        Some(seen) if seen.state == ObservedState::Paused => {
+            vec![Action::Advance(Event::PauseDone)]
+        }
+        _ => vec![Action::Pause, Action::Advance(Event::PauseDone)],
+    };
+    then_resume(sandbox, actions)
+}
+
+/// Why what a node kept of a sandbox is of no use any more. That it is silent, or lost, is no
+/// reason: it may return with it.
+fn failure_of_keeping(
+    sandbox: &Sandbox,
+    observed: &Observed,
+    health: Option<NodeHealth>,
+) -> Option<Vec<Action>> {
+    if health.is_none() {
+        return Some(fail("it is kept on no node", false));
+    }
+    // One that is lost is told at its return.
+    let is_there = health != Some(NodeHealth::Lost);
+    match observed {
+        Observed::Absent => Some(fail("its node does not keep it any more", false)),
+        Observed::Known(seen) if !sandbox.is_own_generation(seen.generation) => {
+            Some(fail("its node has another placement of it", is_there))
+        }
+        Observed::Known(seen) if seen.state == ObservedState::Exited => {
+            let mut actions = fail_exited(seen);
+            actions.retain(|action| is_there || *action != Action::Remove);
+            Some(actions)
+        }
+        Observed::Known(_) | Observed::Unknown => None,
+    }
+}
+
+fn plan_paused(sandbox: &Sandbox, observed: &Observed, health: Option<NodeHealth>) -> Vec<Action> {
+    if let Some(failure) = failure_of_keeping(sandbox, observed, health) {
+        return failure;
+    }
+    if health == Some(NodeHealth::Lost) {
+        return match sandbox.desired {
+            Desired::Running => vec![Action::StayPaused],
+            Desired::Paused | Desired::Stopped => Vec::new(),
+        };
+    }
+    let serves_nevertheless = matches!(
+        observed,
+        Observed::Known(seen) if seen.state != ObservedState::Paused
+    );
+    let actions = if serves_nevertheless {
+        vec![Action::Pause]
+    } else {
+        Vec::new()
+    };
+    then_resume(sandbox, actions)
+}
+
+fn plan_resuming(
+    sandbox: &Sandbox,
+    observed: &Observed,
+    health: Option<NodeHealth>,
+) -> Vec<Action> {
+    if let Some(failure) = failure_of_keeping(sandbox, observed, health) {
+        return failure;
+    }
+    if health == Some(NodeHealth::Lost) {
+        return vec![Action::Advance(Event::ResumeFailed)];
+    }
+    let actions = match current(sandbox, observed) {
+        Some(seen) if seen.state == ObservedState::Running => {
+            vec![Action::Advance(Event::Started)]
+        }
+        _ => vec![Action::Resume, Action::Advance(Event::Started)],
+    };
+    then_pause(sandbox, actions)
+}
+
+/// Removes what is there and begins anew. Nothing that was observed matters: all of it goes.
+fn plan_restart(sandbox: &Sandbox, observed: &Observed, health: Option<NodeHealth>) -> Vec<Action> {
+    let mut actions = Vec::new();
+    if sandbox.state != State::Stopping {
+        actions.push(Action::Advance(Event::Restart));
+    }
+    if has_to_be_told(observed, health) {
+        actions.push(Action::Remove);
+    }
+    actions.push(Action::Advance(Event::Vacated));
+    actions.extend(place());
+    then_pause(sandbox, actions)
 }
 
 fn plan_removal(state: State, observed: &Observed, health: Option<NodeHealth>) -> Vec<Action> {
@@ -148,13 +314,17 @@ fn plan_removal(state: State, observed: &Observed, health: Option<NodeHealth>) -
     if state != State::Stopping {
         actions.push(Action::Advance(Event::Delete));
     }
-    // A lost node learns at its return that the sandbox is no longer its own.
-    let is_there_somebody_to_tell = !matches!(health, None | Some(NodeHealth::Lost));
-    if is_there_somebody_to_tell && *observed != Observed::Absent {
+    if has_to_be_told(observed, health) {
         actions.push(Action::Remove);
     }
     actions.push(Action::Advance(Event::Removed));
     actions
+}
+
+/// Whether a node has to remove something. A lost one learns at its return that the sandbox is no
+/// longer its own.
+fn has_to_be_told(observed: &Observed, health: Option<NodeHealth>) -> bool {
+    !matches!(health, None | Some(NodeHealth::Lost)) && *observed != Observed::Absent
 }
 
 /// What is observed, if it is of the placement that is intended.

@@ -98,6 +98,16 @@ pub enum EndReason {
     Shutdown,
 }
 
+/// What its node keeps of a paused sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Kept {
+    /// The placement under which it was paused. A resume that was refused, or came late, leaves
+    /// the node with this one or a newer one, up to the sandbox's own.
+    pub generation: Generation,
+    /// When it was paused.
+    pub at: Timestamp,
+}
+
 /// One sandbox as the store keeps it.
 ///
 /// Control alone changes every field; `state` follows what the node reports, through the lifecycle
@@ -106,6 +116,8 @@ pub enum EndReason {
 pub struct Sandbox {
     /// Its identity.
     pub id: SandboxId,
+    /// Counts the writes of this row: of two copies the one with the higher number is newer.
+    pub revision: u64,
     /// Who owns it.
     pub team: TeamId,
     /// The key it was made with; none for those made before that was kept.
@@ -126,8 +138,17 @@ pub struct Sandbox {
     pub created_at: Timestamp,
     /// When it last began to serve.
     pub started_at: Option<Timestamp>,
+    /// How long it was asked to serve at its last create or resume; each start sets the deadline
+    /// so far ahead.
+    pub timeout: Duration,
     /// When `on_timeout` applies. Has no effect while paused.
     pub deadline: Timestamp,
+    /// Whether the pause that is wanted or done keeps the memory.
+    pub keep_memory: bool,
+    /// What its node keeps, from the end of a pause to the end of the resume.
+    pub kept: Option<Kept>,
+    /// Whether it should begin anew; set by a restart, until it serves again.
+    pub is_restarting: bool,
     /// When this row last changed.
     pub updated_at: Timestamp,
     /// When it left the world, with the reason; set together with [`State::Stopped`].
@@ -140,8 +161,23 @@ impl Sandbox {
     /// What it counts against its team's quota in this state.
     #[must_use]
     pub const fn charge_in(&self, state: State) -> Charge {
-        // A pause is taken to keep memory: the dearer case.
-        Charge::of(state, self.config.resources, true)
+        Charge::of(state, self.config.resources, self.keep_memory)
+    }
+
+    /// What it takes of its node: all of it, unless it is kept paused.
+    #[must_use]
+    pub const fn held(&self) -> Resources {
+        match (self.state, self.kept) {
+            (State::Resuming, _) | (_, None) => self.config.resources,
+            (_, Some(_)) => self.config.resources.held_when_paused(self.keep_memory),
+        }
+    }
+
+    /// Whether a node that reports this generation reports the sandbox as it is intended.
+    #[must_use]
+    pub fn is_own_generation(&self, generation: Generation) -> bool {
+        let oldest = self.kept.map_or(self.generation, |kept| kept.generation);
+        (oldest..=self.generation).contains(&generation)
     }
 }
 

@@ -1,11 +1,13 @@
 //! What every store must do: one suite, run against each.
 
 mod event;
+mod lifecycle;
 mod teams;
 mod webhook;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use atoll_core::event::{EventKind, Subject};
 use atoll_core::id::{Generation, SandboxId, TeamId, TemplateId};
@@ -48,7 +50,11 @@ macro_rules! contract {
                 event::subscribers_find_their_cursors_again,
                 event::recent_events_are_paged_either_way,
                 event::no_more_is_kept_than_may_be, webhook::webhooks_are_kept_and_changed,
-                webhook::progress_of_an_older_version_is_refused);
+                webhook::progress_of_an_older_version_is_refused,
+                lifecycle::a_pause_keeps_and_a_resume_begins_a_new_deadline,
+                lifecycle::a_resume_needs_a_place_of_the_quota,
+                lifecycle::a_failed_pause_or_resume_takes_its_wish_back,
+                lifecycle::wishes_apply_only_where_they_make_sense);
         }
     };
     (@checks $make:expr, $($($part:ident)::+),+) => {
@@ -90,6 +96,7 @@ fn team() -> TeamId {
 fn sandbox(id: &str) -> Sandbox {
     Sandbox {
         id: id.parse().unwrap(),
+        revision: 0,
         team: team(),
         created_by: Some("key-1".parse().unwrap()),
         config: SandboxConfig {
@@ -121,7 +128,11 @@ fn sandbox(id: &str) -> Sandbox {
         node: None,
         created_at: at(100),
         started_at: None,
+        timeout: Duration::from_secs(100),
         deadline: at(200),
+        keep_memory: true,
+        kept: None,
+        is_restarting: false,
         updated_at: at(100),
         ended: None,
         last_error: None,
@@ -180,7 +191,10 @@ fn transition(row: &Sandbox, next: State, second: i64) -> Transition {
         next,
         placement: None,
         started_at: None,
+        paused_at: None,
         ended_at: None,
+        desired: None,
+        deadline: None,
         stop_reason: None,
         last_error: None,
         at: at(second),
@@ -217,6 +231,10 @@ fn intent(id: &SandboxId, change: IntentChange) -> Intent {
         at: at(150),
         events: vec![event(id.as_str(), 150, "intended")],
     }
+}
+
+const fn expiry(seen: Timestamp, how: OnTimeout) -> IntentChange {
+    IntentChange::Expire { seen, how }
 }
 
 fn filter() -> SandboxFilter {
@@ -439,7 +457,14 @@ async fn an_unwanted_sandbox_takes_no_intent(store: &dyn Store) {
         IntentChange::SetDeadline(at(999)),
         IntentChange::ExtendDeadline(at(999)),
         IntentChange::SetNetwork(NetworkPolicy::default()),
-        IntentChange::Expire { seen: at(300) },
+        expiry(at(300), OnTimeout::Kill),
+        expiry(at(300), OnTimeout::Pause { keep_memory: true }),
+        IntentChange::Pause { keep_memory: true },
+        IntentChange::Resume {
+            timeout: Duration::from_secs(1),
+        },
+        IntentChange::StayPaused,
+        IntentChange::Restart,
     ] {
         let refused = store.sandbox_intend(intent(&row.id, change)).await.unwrap();
         assert_eq!(refused, None);
@@ -458,7 +483,7 @@ async fn an_expiry_loses_against_an_extension(store: &dyn Store) {
     let row = start(store, "ia", 110).await;
     let extend = IntentChange::ExtendDeadline(at(900));
     store.sandbox_intend(intent(&row.id, extend)).await.unwrap();
-    let expire = |seen| intent(&row.id, IntentChange::Expire { seen });
+    let expire = |seen| intent(&row.id, expiry(seen, OnTimeout::Kill));
     let lost = store.sandbox_intend(expire(row.deadline)).await.unwrap();
     assert_eq!(lost, None);
     let won = store

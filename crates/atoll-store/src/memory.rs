@@ -11,17 +11,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use atoll_core::event::Cursor;
 use atoll_core::id::{KeyId, SandboxId, TeamId, TemplateId, WebhookId};
-use atoll_core::quota::{Overrides, admit};
-use atoll_core::sandbox::{Desired, EndReason, Sandbox, State};
+use atoll_core::quota::{Limits, Overrides, admit};
+use atoll_core::sandbox::{Desired, EndReason, Kept, OnTimeout, Sandbox, State};
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 use tokio::sync::watch;
 
 use crate::store::{
     Admission, AuditFilter, AuditRow, EventFilter, EventGap, EventPage, EventQuery, EventRow,
-    Inserted, Intent, IntentChange, KeyRow, NewSandbox, Pruned, Removed, Result, Retention,
-    SandboxFilter, Store, StoredEvent, TeamChange, TeamChanged, TeamRow, TeamUsage, TemplateRow,
-    Transition,
+    Inserted, Intent, IntentChange, KeyRow, NewSandbox, Pruned, Readmission, Removed, Result,
+    Retention, SandboxFilter, Store, StoredEvent, TeamChange, TeamChanged, TeamRow, TeamUsage,
+    TemplateRow, Transition,
 };
 use crate::webhook::WebhookRow;
 
@@ -127,12 +127,21 @@ impl Tables {
             row.node = Some(node);
             row.generation = generation;
         }
+        row.deadline = change.deadline.unwrap_or(row.deadline);
+        if let Some(at) = change.paused_at {
+            row.kept = Some(Kept {
+                generation: change.expected.1,
+                at,
+            });
+        }
         if let Some(at) = change.started_at {
-            if row.started_at.is_none() {
-                let took = at.saturating_since(row.created_at);
-                row.deadline = row.deadline.saturating_add(took);
-            }
+            row.deadline = at.saturating_add(row.timeout);
             row.started_at = Some(at);
+            row.kept = None;
+            row.is_restarting = false;
+        }
+        if row.desired != Desired::Stopped {
+            row.desired = change.desired.unwrap_or(row.desired);
         }
         if let Some(reason) = change.stop_reason {
             row.desired = Desired::Stopped;
@@ -143,10 +152,30 @@ impl Tables {
         }
         row.last_error = change.last_error.or_else(|| row.last_error.take());
         row.updated_at = change.at;
+        row.revision += 1;
         let row = row.clone();
         self.count(&row, &change.team, change.expected.0, change.next);
         self.record(change.events);
         Some(row)
+    }
+
+    fn readmit(&mut self, change: Transition, limits: Limits) -> Readmission {
+        let row = self.sandboxes.get(&change.id);
+        let team = self.teams.get(&change.team);
+        let (Some(row), Some(team)) = (row, team) else {
+            return Readmission::Stale;
+        };
+        let more = row.charge_in(change.next);
+        let more = more.saturating_sub(row.charge_in(row.state));
+        let limits = team.overrides.over(limits);
+        if let Err(exceeded) = admit(limits, team.usage.charged, more) {
+            return Readmission::QuotaExceeded(exceeded);
+        }
+        let is_wanted = row.desired == Desired::Running;
+        let row = is_wanted.then(|| self.transition(change)).flatten();
+        row.map_or(Readmission::Stale, |row| {
+            Readmission::Accepted(Box::new(row))
+        })
     }
 
     fn intend(&mut self, intent: Intent) -> Option<Sandbox> {
@@ -159,18 +188,53 @@ impl Tables {
                 row.desired = Desired::Stopped;
                 row.stop_reason = Some(reason);
             }
-            IntentChange::Expire { seen } => {
-                if row.deadline != seen {
+            IntentChange::Expire { seen, how } => {
+                if row.deadline != seen || row.desired != Desired::Running {
                     return None;
                 }
-                row.desired = Desired::Stopped;
-                row.stop_reason = Some(EndReason::Expired);
+                match how {
+                    OnTimeout::Kill => {
+                        row.desired = Desired::Stopped;
+                        row.stop_reason = Some(EndReason::Expired);
+                    }
+                    OnTimeout::Pause { keep_memory } => {
+                        row.desired = Desired::Paused;
+                        row.keep_memory = keep_memory;
+                    }
+                }
+            }
+            IntentChange::Pause { keep_memory } => {
+                if !is_settled(row) {
+                    return None;
+                }
+                row.desired = Desired::Paused;
+                row.keep_memory = keep_memory;
+            }
+            IntentChange::Resume { timeout } => {
+                if (row.state, row.desired) != (State::Paused, Desired::Paused) {
+                    return None;
+                }
+                row.desired = Desired::Running;
+                row.timeout = timeout;
+            }
+            IntentChange::StayPaused => {
+                if (row.state, row.desired) != (State::Paused, Desired::Running) {
+                    return None;
+                }
+                row.desired = Desired::Paused;
+            }
+            IntentChange::Restart => {
+                if !is_settled(row) {
+                    return None;
+                }
+                row.is_restarting = true;
             }
             IntentChange::SetDeadline(deadline) => row.deadline = deadline,
             IntentChange::ExtendDeadline(deadline) => row.deadline = row.deadline.max(deadline),
             IntentChange::SetNetwork(policy) => row.config.network = policy,
         }
         row.updated_at = intent.at;
+        row.revision += 1;
         let row = row.clone();
         self.record(intent.events);
         Some(row)
@@ -333,6 +397,11 @@ fn matches_audit(filter: &AuditFilter, row: &AuditRow) -> bool {
         && filter.start.is_none_or(|start| row.at >= start)
         && filter.end.is_none_or(|end| row.at < end)
         && filter.before.is_none_or(|before| row.seq < before)
+}
+
+/// Whether it runs and nothing else is wanted of it.
+fn is_settled(row: &Sandbox) -> bool {
+    (row.state, row.desired, row.is_restarting) == (State::Running, Desired::Running, false)
 }
 
 fn size(limit: u32) -> usize {
@@ -552,6 +621,10 @@ impl Store for MemStore {
 
     async fn sandbox_transition(&self, transition: Transition) -> Result<Option<Sandbox>> {
         Ok(self.change(|tables| tables.transition(transition)))
+    }
+
+    async fn sandbox_readmit(&self, transition: Transition, limits: Limits) -> Result<Readmission> {
+        Ok(self.change(|tables| tables.readmit(transition, limits)))
     }
 
     async fn sandbox_intend(&self, intent: Intent) -> Result<Option<Sandbox>> {

@@ -96,14 +96,16 @@ pub(crate) const TEMPLATE_DELETE: &str = "DELETE FROM templates WHERE id = $1";
 macro_rules! sandbox_columns {
     () => {
         "id, team, template, build, alias, config, state, desired, stop_reason, generation, node, \
-         created_at, started_at, deadline, updated_at, ended_at, last_error, created_by"
+         created_at, started_at, deadline, updated_at, ended_at, last_error, created_by, revision, \
+         timeout, keep_memory, kept_generation, kept_at, restarting"
     };
 }
 
 pub(crate) const SANDBOX_INSERT: &str = concat!(
     "INSERT INTO sandboxes (",
     sandbox_columns!(),
-    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)"
+    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
+     $19, $20, $21, $22, $23, $24)"
 );
 pub(crate) const LABEL_INSERT: &str =
     "INSERT INTO sandbox_labels (sandbox, team, name, value) VALUES ($1, $2, $3, $4)";
@@ -118,44 +120,76 @@ pub(crate) const SANDBOX_LIST_LIVE: &str = concat!(
     sandbox_columns!(),
     " FROM sandboxes WHERE state <> 'stopped' AND id > $1 ORDER BY id LIMIT $2"
 );
-/// What is null keeps what is there. The deadline moves by the time the start took.
-pub(crate) const SANDBOX_TRANSITION: &str = concat!(
-    "UPDATE sandboxes SET state = $4, \
-     node = COALESCE($5, node), generation = COALESCE($6, generation), \
-     deadline = deadline + (CASE WHEN $7 > created_at AND started_at IS NULL \
-                            THEN $7 - created_at ELSE 0 END), \
-     started_at = COALESCE($7, started_at), ended_at = COALESCE($8, ended_at), \
-     desired = CASE WHEN $9 IS NULL THEN desired ELSE 'stopped' END, \
-     stop_reason = COALESCE(stop_reason, $9), last_error = COALESCE($10, last_error), \
-     updated_at = $11 \
-     WHERE id = $1 AND state = $2 AND generation = $3 RETURNING ",
+/// What is null keeps what is there. A start sets the deadline and ends pause and restart.
+macro_rules! sandbox_transition {
+    () => {
+        "UPDATE sandboxes SET state = $4, \
+         node = COALESCE($5, node), generation = COALESCE($6, generation), \
+         deadline = COALESCE($7 + timeout, $14, deadline), \
+         started_at = COALESCE($7, started_at), ended_at = COALESCE($8, ended_at), \
+         desired = CASE WHEN $9 IS NOT NULL OR desired = 'stopped' THEN 'stopped' \
+                        ELSE COALESCE($13, desired) END, \
+         stop_reason = COALESCE(stop_reason, $9), last_error = COALESCE($10, last_error), \
+         kept_at = CASE WHEN $7 IS NULL THEN COALESCE($12, kept_at) END, \
+         kept_generation = CASE WHEN $7 IS NOT NULL THEN NULL \
+                                WHEN $12 IS NOT NULL THEN generation \
+                                ELSE kept_generation END, \
+         restarting = CASE WHEN $7 IS NULL THEN restarting ELSE 0 END, \
+         updated_at = $11, revision = revision + 1 \
+         WHERE id = $1 AND state = $2 AND generation = $3"
+    };
+}
+pub(crate) const SANDBOX_TRANSITION: &str =
+    concat!(sandbox_transition!(), " RETURNING ", sandbox_columns!());
+pub(crate) const SANDBOX_READMIT: &str = concat!(
+    sandbox_transition!(),
+    " AND desired = 'running' RETURNING ",
     sandbox_columns!()
 );
-pub(crate) const SANDBOX_STOP: &str = concat!(
-    "UPDATE sandboxes SET desired = 'stopped', stop_reason = $2, updated_at = $3 \
-     WHERE id = $1 AND desired <> 'stopped' RETURNING ",
-    sandbox_columns!()
+
+/// A change of what is wanted: `$2` is when.
+macro_rules! sandbox_intend {
+    ($change:literal, $condition:literal) => {
+        concat!(
+            "UPDATE sandboxes SET ",
+            $change,
+            ", updated_at = $2, revision = revision + 1 WHERE id = $1 AND desired ",
+            $condition,
+            " RETURNING ",
+            sandbox_columns!()
+        )
+    };
+}
+pub(crate) const SANDBOX_STOP: &str =
+    sandbox_intend!("desired = 'stopped', stop_reason = $3", "<> 'stopped'");
+pub(crate) const SANDBOX_EXPIRE: &str = sandbox_intend!(
+    "desired = 'stopped', stop_reason = 'expired'",
+    "= 'running' AND deadline = $3"
 );
-pub(crate) const SANDBOX_EXPIRE: &str = concat!(
-    "UPDATE sandboxes SET desired = 'stopped', stop_reason = 'expired', updated_at = $3 \
-     WHERE id = $1 AND desired <> 'stopped' AND deadline = $2 RETURNING ",
-    sandbox_columns!()
+pub(crate) const SANDBOX_EXPIRE_TO_PAUSE: &str = sandbox_intend!(
+    "desired = 'paused', keep_memory = $4",
+    "= 'running' AND deadline = $3"
 );
-pub(crate) const SANDBOX_SET_DEADLINE: &str = concat!(
-    "UPDATE sandboxes SET deadline = $2, updated_at = $3 \
-     WHERE id = $1 AND desired <> 'stopped' RETURNING ",
-    sandbox_columns!()
+pub(crate) const SANDBOX_PAUSE: &str = sandbox_intend!(
+    "desired = 'paused', keep_memory = $3",
+    "= 'running' AND state = 'running' AND restarting = 0"
 );
-pub(crate) const SANDBOX_EXTEND_DEADLINE: &str = concat!(
-    "UPDATE sandboxes SET deadline = CASE WHEN deadline < $2 THEN $2 ELSE deadline END, \
-     updated_at = $3 WHERE id = $1 AND desired <> 'stopped' RETURNING ",
-    sandbox_columns!()
+pub(crate) const SANDBOX_RESUME: &str = sandbox_intend!(
+    "desired = 'running', timeout = $3",
+    "= 'paused' AND state = 'paused'"
 );
-pub(crate) const SANDBOX_SET_CONFIG: &str = concat!(
-    "UPDATE sandboxes SET config = $2, updated_at = $3 \
-     WHERE id = $1 AND desired <> 'stopped' RETURNING ",
-    sandbox_columns!()
+pub(crate) const SANDBOX_STAY_PAUSED: &str =
+    sandbox_intend!("desired = 'paused'", "= 'running' AND state = 'paused'");
+pub(crate) const SANDBOX_RESTART: &str = sandbox_intend!(
+    "restarting = 1",
+    "= 'running' AND state = 'running' AND restarting = 0"
 );
+pub(crate) const SANDBOX_SET_DEADLINE: &str = sandbox_intend!("deadline = $3", "<> 'stopped'");
+pub(crate) const SANDBOX_EXTEND_DEADLINE: &str = sandbox_intend!(
+    "deadline = CASE WHEN deadline < $3 THEN $3 ELSE deadline END",
+    "<> 'stopped'"
+);
+pub(crate) const SANDBOX_SET_CONFIG: &str = sandbox_intend!("config = $3", "<> 'stopped'");
 
 /// The beginning of a listing; the clauses below are appended with their placeholders numbered.
 /// The list of states repeats the partial index's so that the planner may use it.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
+use std::time::Duration;
 
 use atoll_core::network::NetworkPolicy;
 use atoll_core::resources::Resources;
@@ -128,6 +129,11 @@ pub(crate) fn fields_from_json(id: &str, text: &str) -> Result<BTreeMap<String, 
 
 fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("maps with text keys and plain values always serialise")
+}
+
+/// A time span in microseconds. Timeouts stay far below what fits.
+pub(crate) fn micros(span: Duration) -> i64 {
+    i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// Our counts stay far below the limit; saturating keeps the conversion total.

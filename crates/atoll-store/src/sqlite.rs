@@ -20,6 +20,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use atoll_core::event::Cursor;
 use atoll_core::id::{KeyId, SandboxId, TeamId, TemplateId};
+use atoll_core::quota::Limits;
 use atoll_core::sandbox::Sandbox;
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
@@ -31,9 +32,9 @@ use tokio::sync::watch;
 
 use crate::store::{
     Admission, AuditFilter, AuditRow, Error, EventFilter, EventGap, EventPage, EventQuery,
-    EventRow, Inserted, Intent, KeyRow, NewSandbox, Pruned, Removed, Result, Retention,
-    SandboxFilter, Store, StoredEvent, TeamChange, TeamChanged, TeamRow, TeamUsage, TemplateRow,
-    Transition,
+    EventRow, Inserted, Intent, KeyRow, NewSandbox, Pruned, Readmission, Removed, Result,
+    Retention, SandboxFilter, Store, StoredEvent, TeamChange, TeamChanged, TeamRow, TeamUsage,
+    TemplateRow, Transition,
 };
 use apply::{Prune, Reply, Write};
 use writer::Writer;
@@ -242,6 +243,14 @@ impl Store for SqliteStore {
     async fn sandbox_transition(&self, transition: Transition) -> Result<Option<Sandbox>> {
         let write = Write::SandboxTransition(Box::new(transition));
         Ok(self.write(write).await?.into_sandbox())
+    }
+
+    async fn sandbox_readmit(&self, transition: Transition, limits: Limits) -> Result<Readmission> {
+        let write = Write::SandboxReadmit {
+            transition: Box::new(transition),
+            limits,
+        };
+        Ok(self.write(write).await?.into_readmission())
     }
 
     async fn sandbox_intend(&self, intent: Intent) -> Result<Option<Sandbox>> {

@@ -22,24 +22,26 @@
 //! # Rules
 //!
 //! - A write is durable when its method returns.
-//! - The intent fields of a sandbox (`desired`, `stop_reason`, `deadline`, network policy) change
-//!   through methods of their own at any time; `state`, `node` and `generation` change only
+//! - The intent fields of a sandbox (`desired`, `stop_reason`, `deadline`, network policy, …)
+//!   change through methods of their own at any time; `state`, `node` and `generation` change only
 //!   through [`Store::sandbox_transition`], which refuses if the row is not where its caller
 //!   believes it to be. So the two sides never overwrite each other.
 //! - A team's sums move in the transaction of the change that moves them, and what raises them is
 //!   admitted there, by `atoll_core::quota`: a quota is exact whatever comes at the same time.
+//! - Every write of a sandbox's row raises its `revision`.
 //! - Events have rising cursors in the order of their commits, without a gap; an event can be read
 //!   before any with a higher cursor can. Only pruning takes any away, and
 //!   [`Store::event_gap`] tells.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use atoll_core::event::{Cursor, EventKind, Subject};
 use atoll_core::id::{Generation, KeyId, NodeId, SandboxId, TeamId, TemplateId};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::quota::{Exceeded, Limits, Overrides, Usage};
-use atoll_core::sandbox::{EndReason, Sandbox, State};
+use atoll_core::sandbox::{Desired, EndReason, OnTimeout, Sandbox, State};
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 use tokio::sync::watch;
@@ -312,11 +314,18 @@ pub struct Transition {
     pub next: State,
     /// Where it is placed now, if it is placed by this change.
     pub placement: Option<(NodeId, Generation)>,
-    /// Set if it begins to serve with this change. The deadline moves with it: what a client asked
-    /// for is time of service.
+    /// Set if it begins to serve with this change. The deadline becomes this time and the row's
+    /// timeout: what a client asked for is time of service. Nothing is kept of it any more, and a
+    /// restart is done.
     pub started_at: Option<Timestamp>,
+    /// Set if it was paused with this change, under the expected generation.
+    pub paused_at: Option<Timestamp>,
     /// Set if it ends with this change.
     pub ended_at: Option<Timestamp>,
+    /// What is wanted of it from this change on, unless it is unwanted.
+    pub desired: Option<Desired>,
+    /// The deadline from this change on.
+    pub deadline: Option<Timestamp>,
     /// Set if this change makes it unwanted. A reason that is already there stays.
     pub stop_reason: Option<EndReason>,
     /// Set if something went wrong.
@@ -332,12 +341,28 @@ pub struct Transition {
 pub enum IntentChange {
     /// It should be gone.
     Stop(EndReason),
-    /// It should be gone because its deadline passed, unless the deadline is no longer the one
-    /// that was seen to pass.
+    /// Its deadline passed: it should be gone, or be paused. Has no effect unless it is wanted
+    /// running and the deadline is still the one that was seen to pass.
     Expire {
         /// The deadline that passed.
         seen: Timestamp,
+        /// What its configuration says of that.
+        how: OnTimeout,
     },
+    /// It should be kept without serving. Has no effect unless it runs and nothing else is wanted.
+    Pause {
+        /// Whether its processes survive.
+        keep_memory: bool,
+    },
+    /// It should serve again. Has no effect unless it is paused and wanted so.
+    Resume {
+        /// How long, from when it serves.
+        timeout: Duration,
+    },
+    /// It should stay paused after all. Has no effect unless it is paused.
+    StayPaused,
+    /// It should begin anew. Has no effect unless it runs and nothing else is wanted.
+    Restart,
     /// The deadline becomes this.
     SetDeadline(Timestamp),
     /// The deadline becomes this if that is later.
@@ -357,6 +382,17 @@ pub struct Intent {
     pub at: Timestamp,
     /// What is told of it.
     pub events: Vec<EventRow>,
+}
+
+/// What became of a resume's transition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readmission {
+    /// The new row.
+    Accepted(Box<Sandbox>),
+    /// The row was not as expected, or should not serve any more; nothing changed.
+    Stale,
+    /// The team's quota leaves no room; nothing changed.
+    QuotaExceeded(Exceeded),
 }
 
 /// Which sandboxes of a team to list: those in one of `states`, by start time.
@@ -554,8 +590,12 @@ pub trait Store: WebhookStore + Send + Sync + std::fmt::Debug {
     /// Changes the state. Answers the new row; none if the row was not as expected.
     async fn sandbox_transition(&self, transition: Transition) -> Result<Option<Sandbox>>;
 
-    /// Changes what is wanted. Answers the new row; none if there is no such sandbox or it is
-    /// unwanted already.
+    /// Changes the state of a paused sandbox that should serve to one that counts for more against
+    /// its team's quota, if that allows; `limits` are those of a team without its own.
+    async fn sandbox_readmit(&self, transition: Transition, limits: Limits) -> Result<Readmission>;
+
+    /// Changes what is wanted. Answers the new row; none if there is no such sandbox, it is
+    /// unwanted already, or the change has no effect.
     async fn sandbox_intend(&self, intent: Intent) -> Result<Option<Sandbox>>;
 
     /// Appends events that belong to no other change.

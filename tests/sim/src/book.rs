@@ -107,8 +107,13 @@ impl Book {
         let is_update = match change {
             IntentChange::SetDeadline(_)
             | IntentChange::ExtendDeadline(_)
-            | IntentChange::SetNetwork(_) => true,
-            IntentChange::Stop(_) | IntentChange::Expire { .. } => false,
+            | IntentChange::SetNetwork(_)
+            | IntentChange::Restart => true,
+            IntentChange::Stop(_)
+            | IntentChange::Expire { .. }
+            | IntentChange::Pause { .. }
+            | IntentChange::Resume { .. }
+            | IntentChange::StayPaused => false,
         };
         if is_update && let Some(entry) = lock(&self.entries).get_mut(&after.id) {
             entry.events.push("sandbox.updated");
@@ -180,9 +185,9 @@ const fn is_legal(from: State, to: State) -> bool {
         S::Creating => matches!(to, S::Creating | S::Running | S::Stopping | S::Error),
         S::Running => matches!(to, S::Pausing | S::Stopping | S::Error),
         S::Pausing => matches!(to, S::Paused | S::Running | S::Stopping | S::Error),
-        S::Paused => matches!(to, S::Resuming | S::Stopping),
+        S::Paused => matches!(to, S::Resuming | S::Stopping | S::Error),
         S::Resuming => matches!(to, S::Running | S::Paused | S::Stopping | S::Error),
-        S::Stopping => matches!(to, S::Stopped),
+        S::Stopping => matches!(to, S::Pending | S::Stopped),
         S::Error => matches!(to, S::Stopping),
         S::Stopped => false,
     }

@@ -8,15 +8,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use atoll_core::event::Cursor;
 use atoll_core::id::{KeyId, SandboxId, TeamId, TemplateId, WebhookId};
+use atoll_core::quota::Limits;
 use atoll_core::sandbox::Sandbox;
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 use atoll_store::memory::MemStore;
 use atoll_store::store::{
     Admission, AuditFilter, AuditRow, Error, EventFilter, EventGap, EventPage, EventQuery,
-    EventRow, Inserted, Intent, IntentChange, KeyRow, NewSandbox, Pruned, Removed, Result,
-    Retention, SandboxFilter, Store, StoredEvent, TeamChange, TeamChanged, TeamRow, TeamUsage,
-    TemplateRow, Transition,
+    EventRow, Inserted, Intent, IntentChange, KeyRow, NewSandbox, Pruned, Readmission, Removed,
+    Result, Retention, SandboxFilter, Store, StoredEvent, TeamChange, TeamChanged, TeamRow,
+    TeamUsage, TemplateRow, Transition,
 };
 use atoll_store::webhook::{WebhookProgress, WebhookRow, WebhookStore};
 use tokio::sync::watch;
@@ -165,6 +166,16 @@ impl SimStore {
         Ok(after)
     }
 
+    async fn readmit(&self, change: Transition, limits: Limits) -> Result<Readmission> {
+        let tables = &self.database.tables;
+        let before = tables.sandbox_get(&change.id).await?;
+        let readmission = tables.sandbox_readmit(change, limits).await?;
+        if let (Some(before), Readmission::Accepted(after)) = (&before, &readmission) {
+            self.database.book.moved(before, after);
+        }
+        Ok(readmission)
+    }
+
     async fn intend(&self, intent: Intent) -> Result<Option<Sandbox>> {
         let change = intent.change.clone();
         let tables = &self.database.tables;
@@ -290,6 +301,11 @@ impl Store for SimStore {
 
     async fn sandbox_transition(&self, transition: Transition) -> Result<Option<Sandbox>> {
         self.call("sandbox_transition", self.transition(transition))
+            .await
+    }
+
+    async fn sandbox_readmit(&self, transition: Transition, limits: Limits) -> Result<Readmission> {
+        self.call("sandbox_readmit", self.readmit(transition, limits))
             .await
     }
 

@@ -7,7 +7,7 @@ use atoll_core::error::ErrorKind;
 use atoll_core::id::{Generation, ID_BODY_LEN, SandboxId};
 use atoll_core::lifecycle::{Announcement, Event, step};
 use atoll_core::quota::Exceeded;
-use atoll_core::sandbox::{Desired, EndReason, OnTimeout, Sandbox, SandboxConfig, State};
+use atoll_core::sandbox::{Desired, EndReason, Sandbox, SandboxConfig, State};
 use atoll_core::template::Template;
 use atoll_store::store::{Admission, EventRow, IdempotencyKey, Intent, IntentChange, NewSandbox};
 use tokio::sync::OwnedSemaphorePermit;
@@ -21,7 +21,7 @@ use crate::request::CreateRequest;
 use crate::view::{SandboxView, Tenant};
 
 /// When to try again after no node had room.
-const CAPACITY_RETRY_AFTER: Duration = Duration::from_secs(5);
+pub(super) const CAPACITY_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// When to try again after too many creates were under way.
 const OVERLOAD_RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -36,7 +36,7 @@ impl ControlPlane {
     ///
     /// # Errors
     /// `InvalidArgument` (timeout out of range), `NotFound` (template), `QuotaExceeded`,
-    /// `NoCapacity`, `Conflict` (idempotency key), `DeadlineExceeded`, `Unsupported`,
+    /// `NoCapacity`, `Conflict` (idempotency key), `DeadlineExceeded`,
     /// `PermissionDenied` (read-only key), `Unavailable`, `Internal`.
     pub async fn sandbox_create(
         &self,
@@ -46,7 +46,6 @@ impl ControlPlane {
         demand_full(tenant)?;
         let places = self.inner.enter_create(tenant).await?;
         self.inner.check_timeout(request.timeout)?;
-        check_supported(&request)?;
         let template = self.template_resolve(tenant, &request.template).await?;
         let inner = Arc::clone(&self.inner);
         let tenant = tenant.clone();
@@ -61,17 +60,6 @@ impl ControlPlane {
             Error::new(ErrorKind::Internal, "the create did not end").with_source(error)
         })?
     }
-}
-
-fn check_supported(request: &CreateRequest) -> Result<()> {
-    let is_pausing = matches!(request.on_timeout, OnTimeout::Pause { .. });
-    if is_pausing || request.auto_resume {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            "pausing a sandbox is not supported by this installation",
-        ));
-    }
-    Ok(())
 }
 
 impl Inner {
@@ -156,6 +144,7 @@ impl Inner {
         let now = self.clock.now();
         Sandbox {
             id: SandboxId::from_random(random),
+            revision: 0,
             team: tenant.team.clone(),
             created_by: Some(tenant.key.clone()),
             config: SandboxConfig {
@@ -177,7 +166,11 @@ impl Inner {
             node: None,
             created_at: now,
             started_at: None,
+            timeout: request.timeout,
             deadline: now.saturating_add(request.timeout),
+            keep_memory: true,
+            kept: None,
+            is_restarting: false,
             updated_at: now,
             ended: None,
             last_error: None,
@@ -203,7 +196,7 @@ impl Inner {
     async fn replay(self: &Arc<Self>, id: &SandboxId) -> Result<SandboxView> {
         let row = self.store.sandbox_get(id).await.map_err(unavailable)?;
         match row {
-            Some(row) if row.state == State::Running && !is_over(&row) => Ok(self.view(row)),
+            Some(row) if super::is_visible(&row) => Ok(self.view(row)),
             Some(row) if !is_over(&row) => {
                 let watch = self.reconciler.wake(self, id, None);
                 self.await_running(id, watch, true).await
@@ -223,7 +216,7 @@ impl Inner {
         mut watch: Watch,
         has_key: bool,
     ) -> Result<SandboxView> {
-        let is_decided = |row: &Sandbox| row.state == State::Running || is_over(row);
+        let is_decided = |row: &Sandbox| row.started_at.is_some() || is_over(row);
         let decided = timeout(self.config.create_timeout, watch.until(is_decided)).await;
         let row = match decided {
             Ok(Some(row)) => Arc::unwrap_or_clone(row),
@@ -246,7 +239,7 @@ impl Inner {
                 .with_code(code::PLACEMENT_TIMEOUT));
             }
         };
-        if row.state == State::Running && !is_over(&row) {
+        if row.started_at.is_some() && !is_over(&row) {
             Ok(self.view(row))
         } else {
             Err(not_created(&row))
@@ -297,7 +290,7 @@ fn shutting_down(id: &SandboxId) -> Error {
 }
 
 /// The error for a sandbox that ended before it served.
-fn not_created(row: &Sandbox) -> Error {
+pub(super) fn not_created(row: &Sandbox) -> Error {
     let detail = row.last_error.as_deref().unwrap_or("no reason was given");
     match row.stop_reason {
         Some(EndReason::NoCapacity) => Error::new(

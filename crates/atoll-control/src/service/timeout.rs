@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_core::error::ErrorKind;
 use atoll_core::id::SandboxId;
 use atoll_core::lifecycle::Announcement;
-use atoll_core::sandbox::Sandbox;
+use atoll_core::sandbox::{Sandbox, State};
 use atoll_core::time::Timestamp;
 use atoll_store::store::{Intent, IntentChange};
 
@@ -30,7 +31,7 @@ impl ControlPlane {
     /// ends the sandbox as its deadline would: soon after this returns, and by its own rule.
     ///
     /// # Errors
-    /// `NotFound`; `InvalidArgument` for a timeout out of range.
+    /// `NotFound`; `Conflict` while it is paused; `InvalidArgument` for a timeout out of range.
     pub async fn sandbox_set_timeout(
         &self,
         tenant: &Tenant,
@@ -39,6 +40,7 @@ impl ControlPlane {
     ) -> Result<()> {
         demand_full(tenant)?;
         let row = self.inner.visible(tenant, id).await?;
+        check_not_paused(&row)?;
         self.inner.check_longest(timeout)?;
         self.inner.move_deadline(&row, timeout, Move::Set).await?;
         Ok(())
@@ -47,7 +49,7 @@ impl ControlPlane {
     /// Moves the deadline to at least `duration` from now; never shortens.
     ///
     /// # Errors
-    /// `NotFound`; `InvalidArgument` for a duration out of range.
+    /// `NotFound`; `Conflict` while it is paused; `InvalidArgument` for a duration out of range.
     pub async fn sandbox_refresh(
         &self,
         tenant: &Tenant,
@@ -56,6 +58,7 @@ impl ControlPlane {
     ) -> Result<()> {
         demand_full(tenant)?;
         let row = self.inner.visible(tenant, id).await?;
+        check_not_paused(&row)?;
         self.inner.check_timeout(duration)?;
         self.inner
             .move_deadline(&row, duration, Move::Extend)
@@ -125,6 +128,22 @@ impl Inner {
             .ok_or_else(|| Error::no_sandbox(&row.id))?;
         self.deadlines.set(&moved.id, moved.deadline);
         Ok(moved)
+    }
+}
+
+/// The deadline of a paused sandbox does not run; each resume sets a new one.
+fn check_not_paused(row: &Sandbox) -> Result<()> {
+    match row.state {
+        State::Pausing | State::Paused | State::Resuming => Err(Error::new(
+            ErrorKind::Conflict,
+            format!("sandbox {} is paused: its time does not run", row.id),
+        )),
+        State::Pending
+        | State::Creating
+        | State::Running
+        | State::Stopping
+        | State::Stopped
+        | State::Error => Ok(()),
     }
 }
 

@@ -153,7 +153,7 @@ async fn is_orphan(
         Ok(Some(row)) => {
             row.ended.is_some()
                 || row.node.as_ref() != Some(client.node())
-                || row.generation != generation
+                || !row.is_own_generation(generation)
         }
         Ok(None) => true,
         Err(error) => {

@@ -24,7 +24,7 @@ const TOTAL: Resources = Resources {
     disk_mib: 10_000_000,
 };
 
-/// How the next `ensure` ends instead of well.
+/// How the next `ensure`, `pause` or `resume` ends instead of well.
 #[derive(Debug, Clone)]
 pub(crate) enum Script {
     /// It refuses.
@@ -43,8 +43,11 @@ struct State {
     lost_removals: u32,
     is_silent: bool,
     ensures: u32,
+    pauses: u32,
+    resumes: u32,
     removes: u32,
     reports: u32,
+    total: Resources,
     events: Option<mpsc::Sender<NodeEvent>>,
 }
 
@@ -59,7 +62,10 @@ impl FakeNode {
     pub(crate) fn new(id: &str) -> Self {
         Self {
             id: id.parse().unwrap(),
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                total: TOTAL,
+                ..State::default()
+            }),
         }
     }
 
@@ -127,6 +133,36 @@ impl FakeNode {
         self.state().ensures
     }
 
+    pub(crate) fn pauses(&self) -> u32 {
+        self.state().pauses
+    }
+
+    pub(crate) fn resumes(&self) -> u32 {
+        self.state().resumes
+    }
+
+    /// What it has to give from its next report on.
+    pub(crate) fn set_total(&self, total: Resources) {
+        self.state().total = total;
+    }
+
+    /// What it runs or keeps under an id.
+    pub(crate) fn seen(&self, id: &SandboxId) -> Option<ObservedSandbox> {
+        self.state().sandboxes.get(id).cloned()
+    }
+
+    /// Plays the next script; answers whether the answer is to be lost, or the refusal.
+    async fn play(&self) -> Result<bool, Refusal> {
+        let script = self.state().scripts.pop_front();
+        match script {
+            Some(Script::Refuse(refusal)) => return Err(refusal),
+            Some(Script::Delay(delay)) => tokio::time::sleep(delay).await,
+            Some(Script::LoseAnswer) => return Ok(true),
+            None => {}
+        }
+        Ok(false)
+    }
+
     pub(crate) fn removes(&self) -> u32 {
         self.state().removes
     }
@@ -178,27 +214,70 @@ impl NodeClient for FakeNode {
     }
 
     async fn ensure(&self, spec: &SandboxSpec) -> CallOutcome<ObservedSandbox> {
-        let script = {
-            let mut state = self.state();
-            state.ensures += 1;
-            if state.is_silent {
-                return silent();
-            }
-            state.scripts.pop_front()
-        };
-        match script {
-            Some(Script::Refuse(refusal)) => return CallOutcome::Refused(refusal),
-            Some(Script::Delay(delay)) => tokio::time::sleep(delay).await,
-            Some(Script::LoseAnswer) | None => {}
+        self.state().ensures += 1;
+        if self.state().is_silent {
+            return silent();
         }
+        let is_lost = match self.play().await {
+            Ok(is_lost) => is_lost,
+            Err(refusal) => return CallOutcome::Refused(refusal),
+        };
         let seen = observed(&spec.id, spec.generation);
         let mut state = self.state();
         state.sandboxes.insert(spec.id.clone(), seen.clone());
         state.specs.insert(spec.id.clone(), spec.clone());
-        if matches!(script, Some(Script::LoseAnswer)) {
+        if is_lost {
             return silent();
         }
         CallOutcome::Done(seen)
+    }
+
+    async fn pause(
+        &self,
+        id: &SandboxId,
+        generation: Generation,
+        _: bool,
+    ) -> CallOutcome<ObservedSandbox> {
+        self.state().pauses += 1;
+        if self.state().is_silent {
+            return silent();
+        }
+        let is_lost = match self.play().await {
+            Ok(is_lost) => is_lost,
+            Err(refusal) => return CallOutcome::Refused(refusal),
+        };
+        let mut state = self.state();
+        let Some(seen) = state.sandboxes.get_mut(id) else {
+            return CallOutcome::Refused(Refusal::UnknownSandbox);
+        };
+        assert_eq!(seen.generation, generation, "a pause of another placement");
+        seen.state = ObservedState::Paused;
+        if is_lost {
+            return silent();
+        }
+        CallOutcome::Done(seen.clone())
+    }
+
+    async fn resume(&self, spec: &SandboxSpec) -> CallOutcome<ObservedSandbox> {
+        self.state().resumes += 1;
+        if self.state().is_silent {
+            return silent();
+        }
+        let is_lost = match self.play().await {
+            Ok(is_lost) => is_lost,
+            Err(refusal) => return CallOutcome::Refused(refusal),
+        };
+        let mut state = self.state();
+        let Some(seen) = state.sandboxes.get_mut(&spec.id) else {
+            return CallOutcome::Refused(Refusal::UnknownSandbox);
+        };
+        assert!(seen.generation <= spec.generation, "an older resume");
+        seen.generation = spec.generation;
+        seen.state = ObservedState::Running;
+        if is_lost {
+            return silent();
+        }
+        CallOutcome::Done(seen.clone())
     }
 
     async fn remove(&self, id: &SandboxId, generation: Generation) -> CallOutcome<()> {
@@ -244,7 +323,7 @@ impl NodeClient for FakeNode {
         state.reports += 1;
         CallOutcome::Done(NodeReport {
             node: self.id.clone(),
-            total: TOTAL,
+            total: state.total,
             allocated: Resources::default(),
             sandboxes: state.sandboxes.values().cloned().collect(),
         })

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use atoll_control::request::{LogQuery, Order};
 use atoll_control::view::Connected;
 use atoll_core::error::ErrorKind;
 use atoll_core::network::NetworkPolicy;
@@ -11,17 +10,7 @@ use atoll_core::node::NodeEvent;
 use atoll_core::sandbox::{State, UsageSample};
 use atoll_core::time::Timestamp;
 
-use crate::world::{World, request, wait_for};
-
-fn log_query() -> LogQuery {
-    LogQuery {
-        start: None,
-        limit: 1_000,
-        order: Order::Ascending,
-        level: None,
-        search: None,
-    }
-}
+use crate::world::{World, log_query, request, wait_for};
 
 #[tokio::test]
 async fn a_created_sandbox_runs_is_routed_and_is_listed() {
@@ -338,24 +327,5 @@ async fn a_shutdown_ends_every_sandbox() {
     assert_eq!(left, 0);
     assert_eq!(world.node().running(), []);
     assert_eq!(running.listed().await, []);
-    running.stop().await;
-}
-
-#[tokio::test]
-async fn what_no_driver_can_do_is_refused() {
-    let world = World::new();
-    let running = world.start().await;
-    let mut pausing = request();
-    pausing.on_timeout = atoll_core::sandbox::OnTimeout::Pause { keep_memory: true };
-    let mut resuming = request();
-    resuming.auto_resume = true;
-    for request in [pausing, resuming] {
-        let error = running
-            .control
-            .sandbox_create(&running.tenant, request)
-            .await;
-        assert_eq!(error.unwrap_err().kind, ErrorKind::Unsupported);
-    }
-    assert_eq!(world.node().ensures(), 0);
     running.stop().await;
 }

@@ -7,6 +7,7 @@ mod faults;
 mod lifecycle;
 mod listing;
 mod nodes;
+mod pause;
 mod quotas;
 mod restart;
 mod tenancy;

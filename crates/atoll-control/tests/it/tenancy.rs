@@ -39,6 +39,9 @@ async fn another_team_sees_and_touches_nothing() {
             .sandbox_connect(&other, &id, hour)
             .await
             .unwrap_err(),
+        control.sandbox_pause(&other, &id, true).await.unwrap_err(),
+        control.sandbox_resume(&other, &id, hour).await.unwrap_err(),
+        control.sandbox_restart(&other, &id).await.unwrap_err(),
         control
             .sandbox_set_timeout(&other, &id, hour)
             .await

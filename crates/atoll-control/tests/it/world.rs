@@ -8,7 +8,7 @@ use std::time::Duration;
 use atoll_control::clock::SystemClock;
 use atoll_control::config::Config;
 use atoll_control::random::SystemRandom;
-use atoll_control::request::{CreateRequest, ImportRequest, ListQuery, Order};
+use atoll_control::request::{CreateRequest, ImportRequest, ListQuery, LogQuery, Order};
 use atoll_control::route_publisher::RoutePublisher;
 use atoll_control::view::{SandboxView, Tenant};
 use atoll_control::{ControlPlane, Parts};
@@ -256,6 +256,16 @@ pub(crate) fn request() -> CreateRequest {
         auto_resume: false,
         idempotency_key: None,
         fingerprint: String::new(),
+    }
+}
+
+pub(crate) fn log_query() -> LogQuery {
+    LogQuery {
+        start: None,
+        limit: 1_000,
+        order: Order::Ascending,
+        level: None,
+        search: None,
     }
 }
 

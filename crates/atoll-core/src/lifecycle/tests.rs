@@ -72,12 +72,15 @@ fn the_edges_are_those_of_the_design() {
             State::Pausing,
             &[State::Paused, State::Running, State::Stopping, State::Error],
         ),
-        (State::Paused, &[State::Resuming, State::Stopping]),
+        (
+            State::Paused,
+            &[State::Resuming, State::Stopping, State::Error],
+        ),
         (
             State::Resuming,
             &[State::Running, State::Paused, State::Stopping, State::Error],
         ),
-        (State::Stopping, &[State::Stopped]),
+        (State::Stopping, &[State::Pending, State::Stopped]),
         (State::Stopped, &[]),
         (State::Error, &[State::Stopping]),
     ];

@@ -1,3 +1,4 @@
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -7,7 +8,7 @@ use crate::id::Generation;
 use crate::lifecycle::{STATES, step};
 use crate::network::NetworkPolicy;
 use crate::resources::Resources;
-use crate::sandbox::{OnTimeout, SandboxConfig};
+use crate::sandbox::{Kept, OnTimeout, SandboxConfig};
 
 const NOW: Timestamp = Timestamp::from_micros(1_000_000);
 
@@ -22,6 +23,7 @@ struct World {
 fn sandbox(state: State, desired: Desired, node: Option<NodeId>, deadline: Timestamp) -> Sandbox {
     Sandbox {
         id: "isandbox".parse().unwrap(),
+        revision: 0,
         team: "team".parse().unwrap(),
         created_by: None,
         config: SandboxConfig {
@@ -43,7 +45,15 @@ fn sandbox(state: State, desired: Desired, node: Option<NodeId>, deadline: Times
         node,
         created_at: NOW,
         started_at: None,
+        timeout: Duration::from_secs(1),
         deadline,
+        keep_memory: true,
+        // What is paused or being resumed was paused under the placement before.
+        kept: matches!(state, State::Paused | State::Resuming).then_some(Kept {
+            generation: Generation::new(4),
+            at: NOW,
+        }),
+        is_restarting: false,
         updated_at: NOW,
         ended: None,
         last_error: None,
@@ -78,6 +88,26 @@ impl World {
                 assert!(self.sandbox.node.is_some(), "ensure without a node");
                 self.observed = seen(self.sandbox.generation.get(), ObservedState::Running);
             }
+            Action::Pause => {
+                let generation = match &self.observed {
+                    Observed::Known(seen) => seen.generation,
+                    Observed::Absent | Observed::Unknown => self.sandbox.generation,
+                };
+                assert!(self.sandbox.is_own_generation(generation));
+                self.observed = seen(generation.get(), ObservedState::Paused);
+            }
+            Action::Readmit => {
+                self.advance(Event::Resume);
+                self.sandbox.generation = self.sandbox.generation.next();
+            }
+            Action::Resume => {
+                assert!(self.sandbox.kept.is_some(), "resume without a pause");
+                self.observed = seen(self.sandbox.generation.get(), ObservedState::Running);
+            }
+            Action::StayPaused => {
+                assert_eq!(self.sandbox.state, State::Paused);
+                self.sandbox.desired = Desired::Paused;
+            }
             Action::Remove => {
                 assert!(self.sandbox.node.is_some(), "remove without a node");
                 self.observed = Observed::Absent;
@@ -88,20 +118,22 @@ impl World {
                 self.sandbox.desired = Desired::Stopped;
                 self.sandbox.stop_reason = Some(*reason);
             }
-            Action::Expire => {
-                self.sandbox.desired = Desired::Stopped;
-                self.sandbox.stop_reason = Some(EndReason::Expired);
-            }
+            Action::Expire => match self.sandbox.config.on_timeout {
+                OnTimeout::Kill => {
+                    self.sandbox.desired = Desired::Stopped;
+                    self.sandbox.stop_reason = Some(EndReason::Expired);
+                }
+                OnTimeout::Pause { keep_memory } => {
+                    self.sandbox.desired = Desired::Paused;
+                    self.sandbox.keep_memory = keep_memory;
+                }
+            },
         }
     }
 
-    /// Plans and applies until there is nothing to do. Two rounds are the most it may take: one
-    /// to start, one to expire what was started past its deadline.
     fn settled(mut self) -> Self {
-        for _ in 0..2 {
-            for action in self.plan() {
-                self.apply(&action);
-            }
+        for action in self.plan() {
+            self.apply(&action);
         }
         assert_eq!(self.plan(), [], "{self:?}");
         self
@@ -110,6 +142,22 @@ impl World {
     fn advance(&mut self, event: Event) {
         // The planner never asks for what the lifecycle refuses.
         self.sandbox.state = step(self.sandbox.state, event).unwrap().next;
+        let sandbox = &mut self.sandbox;
+        match event {
+            Event::Started => {
+                sandbox.deadline = NOW.saturating_add(sandbox.timeout);
+                sandbox.kept = None;
+                sandbox.is_restarting = false;
+            }
+            Event::PauseDone => {
+                sandbox.kept = Some(Kept {
+                    generation: sandbox.generation,
+                    at: NOW,
+                });
+            }
+            Event::ResumeFailed => sandbox.desired = Desired::Paused,
+            _ => {}
+        }
     }
 }
 
@@ -138,24 +186,33 @@ fn every_world() -> Vec<World> {
         Some("unlisted"),
     ];
     let later = NOW.saturating_add(Duration::from_secs(1));
-    let mut worlds = Vec::new();
+    let mut starts = Vec::new();
     for state in STATES {
         for desired in [Desired::Running, Desired::Paused, Desired::Stopped] {
             for node in placements {
                 for deadline in [NOW, later] {
-                    for observed in &observations {
-                        let node = node.map(|id| id.parse().unwrap());
-                        worlds.push(World {
-                            sandbox: sandbox(state, desired, node, deadline),
-                            observed: observed.clone(),
-                            nodes: nodes.clone(),
-                        });
-                    }
+                    let node = node.map(|id| id.parse().unwrap());
+                    let start = sandbox(state, desired, node, deadline);
+                    let mut pausing = start.clone();
+                    pausing.config.on_timeout = OnTimeout::Pause { keep_memory: true };
+                    let mut restarting = start.clone();
+                    // A failure takes back the wish to begin anew with every other wish.
+                    restarting.is_restarting = state != State::Error;
+                    starts.extend([start, pausing, restarting]);
                 }
             }
         }
     }
-    worlds
+    let world = |sandbox: &Sandbox, observed: &Observed| World {
+        sandbox: sandbox.clone(),
+        observed: observed.clone(),
+        nodes: nodes.clone(),
+    };
+    starts
+        .iter()
+        .flat_map(|sandbox| observations.iter().map(move |observed| (sandbox, observed)))
+        .map(|(sandbox, observed)| world(sandbox, observed))
+        .collect()
 }
 
 /// Once a plan has been carried out, there is nothing left to plan, in every combination there is.
@@ -165,16 +222,6 @@ fn a_plan_that_was_carried_out_leaves_nothing_to_do() {
         let mut world = start.clone();
         for action in start.plan() {
             world.apply(&action);
-        }
-        // A sandbox that was started past its deadline has that left to do, and it is all.
-        if start.sandbox.deadline <= NOW
-            && start.sandbox.state != world.sandbox.state
-            && world.sandbox.state == State::Running
-        {
-            assert_eq!(world.plan().first(), Some(&Action::Expire), "{start:?}");
-            for action in world.plan() {
-                world.apply(&action);
-            }
         }
         assert_eq!(world.plan(), [], "from {start:?}\nto {world:?}");
     }
@@ -212,11 +259,71 @@ fn an_unknown_outcome_asks_the_same_node_again() {
     }
 }
 
+/// What a lost node kept is not given up: it may return with it.
+#[test]
+fn a_paused_sandbox_outlives_the_loss_of_its_node() {
+    let node: NodeId = "n".parse().unwrap();
+    let nodes = Nodes::from([(node.clone(), NodeHealth::Lost)]);
+    for observed in [Observed::Unknown, seen(4, ObservedState::Paused)] {
+        let with = |state, desired| sandbox(state, desired, Some(node.clone()), NOW);
+        let paused = with(State::Paused, Desired::Paused);
+        assert_eq!(plan(&paused, &observed, &nodes, NOW), []);
+        let wanted = with(State::Paused, Desired::Running);
+        assert_eq!(
+            plan(&wanted, &observed, &nodes, NOW),
+            [Action::StayPaused],
+            "the resume is refused, and the sandbox is kept"
+        );
+        let resuming = with(State::Resuming, Desired::Running);
+        assert_eq!(
+            plan(&resuming, &observed, &nodes, NOW),
+            [Action::Advance(Event::ResumeFailed)]
+        );
+    }
+}
+
+/// An order whose outcome is unknown goes to the same node again, under the same generation.
+#[test]
+fn an_unknown_pause_or_resume_is_asked_again() {
+    let node: NodeId = "n".parse().unwrap();
+    let nodes = Nodes::from([(node.clone(), NodeHealth::Suspect)]);
+    let pausing = sandbox(State::Pausing, Desired::Paused, Some(node.clone()), NOW);
+    assert_eq!(
+        plan(&pausing, &Observed::Unknown, &nodes, NOW),
+        [Action::Pause, Action::Advance(Event::PauseDone)]
+    );
+    let resuming = sandbox(State::Resuming, Desired::Running, Some(node), NOW);
+    assert_eq!(
+        plan(&resuming, &Observed::Unknown, &nodes, NOW),
+        [Action::Resume, Action::Advance(Event::Started)]
+    );
+}
+
+/// A restart is never an end in between.
+#[test]
+fn a_restart_never_stops_the_sandbox() {
+    for start in every_world() {
+        if !start.sandbox.is_restarting || start.sandbox.desired == Desired::Stopped {
+            continue;
+        }
+        if !matches!(start.sandbox.state, State::Running | State::Stopping) {
+            continue;
+        }
+        let mut world = start.clone();
+        for action in start.plan() {
+            world.apply(&action);
+            assert_ne!(world.sandbox.state, State::Stopped, "{start:?}");
+        }
+        assert!(world.sandbox.generation > start.sandbox.generation);
+    }
+}
+
 proptest! {
     /// Stopping half-way and planning again from there reaches the same rest as never stopping.
     #[test]
-    fn an_interrupted_plan_converges(index in 0usize..10_000, cut in 0usize..6) {
-        let worlds = every_world();
+    fn an_interrupted_plan_converges(index in 0usize..20_000, cut in 0usize..9) {
+        static WORLDS: LazyLock<Vec<World>> = LazyLock::new(every_world);
+        let worlds = &*WORLDS;
         let start = &worlds[index % worlds.len()];
         let straight = start.clone().settled();
         let mut interrupted = start.clone();
@@ -224,7 +331,12 @@ proptest! {
             interrupted.apply(action);
         }
         let interrupted = interrupted.settled();
-        prop_assert_eq!(straight.sandbox.state, interrupted.sandbox.state);
+        prop_assert_eq!(
+            straight.sandbox.state,
+            interrupted.sandbox.state,
+            "from {:?}",
+            start
+        );
         prop_assert_eq!(straight.sandbox.desired, interrupted.sandbox.desired);
     }
 }

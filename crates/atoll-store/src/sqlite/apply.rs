@@ -5,19 +5,21 @@
 
 use atoll_core::event::Cursor;
 use atoll_core::id::{KeyId, SandboxId, TeamId, TemplateId, WebhookId};
-use atoll_core::sandbox::Sandbox;
+use atoll_core::quota::Limits;
+use atoll_core::sandbox::{OnTimeout, Sandbox};
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 use sqlx::Row as _;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 
+use super::batch::readmit;
 use super::{decode, event, team, webhook};
 use crate::queries;
-use crate::row::{config_to_json, status_name, to_i64};
+use crate::row::{config_to_json, micros, status_name, to_i64};
 use crate::store::{
     Admission, AuditRow, Error, EventRow, IdempotencyKey, Inserted, Intent, IntentChange, KeyRow,
-    NewSandbox, Pruned, Removed, Result, TeamChange, TeamChanged, TeamRow, Transition,
+    NewSandbox, Pruned, Readmission, Removed, Result, TeamChange, TeamChanged, TeamRow, Transition,
 };
 use crate::webhook::{WebhookProgress, WebhookRow};
 
@@ -54,6 +56,10 @@ pub(super) enum Write {
     TemplateRemove(TemplateId),
     SandboxInsert(Box<NewSandbox>),
     SandboxTransition(Box<Transition>),
+    SandboxReadmit {
+        transition: Box<Transition>,
+        limits: Limits,
+    },
     SandboxIntend(Box<Intent>),
     EventAppend(Vec<EventRow>),
     EventCursorSet {
@@ -108,6 +114,7 @@ pub(super) enum Reply {
     Admission(Admission),
     Sandbox(Option<Box<Sandbox>>),
     Pruned(Pruned),
+    Readmission(Readmission),
 }
 
 macro_rules! into {
@@ -129,6 +136,7 @@ impl Reply {
     into!(into_team_changed, TeamChanged, TeamChanged);
     into!(into_admission, Admission, Admission);
     into!(into_pruned, Pruned, Pruned);
+    into!(into_readmission, Readmission, Readmission);
 
     pub(super) fn into_unit(self) {
         assert!(matches!(self, Self::Unit), "a write answered {self:?}");
@@ -195,6 +203,9 @@ pub(super) async fn apply(
         Write::TemplateRemove(id) => template_remove(tx, id).await,
         Write::SandboxInsert(_) | Write::SandboxTransition(_) | Write::AuditAppend(_) => {
             unreachable!("these are always gathered")
+        }
+        Write::SandboxReadmit { transition, limits } => {
+            readmit(tx, transition, *limits, head).await
         }
         Write::SandboxIntend(intent) => sandbox_intend(tx, intent, head).await,
         Write::EventAppend(events) => {
@@ -379,51 +390,47 @@ async fn sandbox_intend(
     head: &mut Cursor,
 ) -> Result<Reply> {
     let operation = "change what is wanted of a sandbox";
-    let id = intent.id.as_str();
-    let at = intent.at.as_micros();
-    let row = match &intent.change {
+    let begun = |text: &'static str| {
+        sqlx::query(text)
+            .bind(intent.id.as_str())
+            .bind(intent.at.as_micros())
+    };
+    let statement = match &intent.change {
         IntentChange::Stop(_) => unreachable!("these are always gathered"),
-        IntentChange::Expire { seen } => {
-            let statement = sqlx::query(queries::SANDBOX_EXPIRE)
-                .bind(id)
+        IntentChange::Expire { seen, how } => match how {
+            OnTimeout::Kill => begun(queries::SANDBOX_EXPIRE).bind(seen.as_micros()),
+            OnTimeout::Pause { keep_memory } => begun(queries::SANDBOX_EXPIRE_TO_PAUSE)
                 .bind(seen.as_micros())
-                .bind(at);
-            fetch(tx, operation, statement).await?
+                .bind(i64::from(*keep_memory)),
+        },
+        IntentChange::Pause { keep_memory } => {
+            begun(queries::SANDBOX_PAUSE).bind(i64::from(*keep_memory))
         }
+        IntentChange::Resume { timeout } => begun(queries::SANDBOX_RESUME).bind(micros(*timeout)),
+        IntentChange::StayPaused => begun(queries::SANDBOX_STAY_PAUSED),
+        IntentChange::Restart => begun(queries::SANDBOX_RESTART),
         IntentChange::SetDeadline(deadline) => {
-            let statement = sqlx::query(queries::SANDBOX_SET_DEADLINE)
-                .bind(id)
-                .bind(deadline.as_micros())
-                .bind(at);
-            fetch(tx, operation, statement).await?
+            begun(queries::SANDBOX_SET_DEADLINE).bind(deadline.as_micros())
         }
         IntentChange::ExtendDeadline(deadline) => {
-            let statement = sqlx::query(queries::SANDBOX_EXTEND_DEADLINE)
-                .bind(id)
-                .bind(deadline.as_micros())
-                .bind(at);
-            fetch(tx, operation, statement).await?
+            begun(queries::SANDBOX_EXTEND_DEADLINE).bind(deadline.as_micros())
         }
         IntentChange::SetNetwork(policy) => {
             let Some(mut sandbox) = get(tx, &intent.id).await? else {
                 return Ok(Reply::Sandbox(None));
             };
             sandbox.config.network = policy.clone();
-            let statement = sqlx::query(queries::SANDBOX_SET_CONFIG)
-                .bind(id)
-                .bind(config_to_json(&sandbox.config))
-                .bind(at);
-            fetch(tx, operation, statement).await?
+            begun(queries::SANDBOX_SET_CONFIG).bind(config_to_json(&sandbox.config))
         }
     };
-    let Some(row) = row else {
+    let Some(row) = fetch(tx, operation, statement).await? else {
         return Ok(Reply::Sandbox(None));
     };
     event::append(tx, &intent.events.iter().collect::<Vec<_>>(), head).await?;
     Ok(Reply::Sandbox(Some(Box::new(decode::sandbox(&row)?))))
 }
 
-async fn get(tx: &mut SqliteConnection, id: &SandboxId) -> Result<Option<Sandbox>> {
+pub(super) async fn get(tx: &mut SqliteConnection, id: &SandboxId) -> Result<Option<Sandbox>> {
     let statement = sqlx::query(queries::SANDBOX_GET).bind(id.as_str());
     let row = fetch(tx, "get a sandbox", statement).await?;
     row.as_ref().map(decode::sandbox).transpose()

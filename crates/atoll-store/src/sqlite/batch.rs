@@ -17,7 +17,7 @@ use std::sync::LazyLock;
 use atoll_core::event::Cursor;
 use atoll_core::id::{SandboxId, TeamId};
 use atoll_core::lifecycle::state_name;
-use atoll_core::quota::{Charge, Usage, admit};
+use atoll_core::quota::{Charge, Limits, Usage, admit};
 use atoll_core::sandbox::{EndReason, Sandbox, State};
 use atoll_core::time::Timestamp;
 use sqlx::query::Query;
@@ -26,9 +26,10 @@ use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 use super::apply::{self, Reply, Write, execute};
 use super::{decode, event, team};
 use crate::queries;
-use crate::row::{config_to_json, desired_name, reason_name, to_i64};
+use crate::row::{config_to_json, desired_name, micros, reason_name, to_i64};
 use crate::store::{
-    Admission, AuditRow, Error, EventRow, Intent, IntentChange, NewSandbox, Result, Transition,
+    Admission, AuditRow, Error, EventRow, Intent, IntentChange, NewSandbox, Readmission, Result,
+    Transition,
 };
 
 /// How many writes one statement's text is made for, longest first.
@@ -286,6 +287,45 @@ async fn count(tx: &mut SqliteConnection, team: &TeamId, moved: Move) -> Result<
     Ok(())
 }
 
+/// Changes the state of a sandbox that counts for more afterwards, if the quota allows.
+pub(super) async fn readmit(
+    tx: &mut SqliteConnection,
+    change: &Transition,
+    limits: Limits,
+    head: &mut Cursor,
+) -> Result<Reply> {
+    let answer = |readmission| Ok(Reply::Readmission(readmission));
+    let operation = "readmit a sandbox";
+    let known = apply::get(tx, &change.id).await?;
+    let team = team::get(tx, &change.team).await?;
+    let (Some(known), Some(team)) = (known, team) else {
+        return answer(Readmission::Stale);
+    };
+    let lost = known.charge_in(known.state);
+    let gained = known.charge_in(change.next);
+    let limits = team.overrides.over(limits);
+    if let Err(exceeded) = admit(limits, team.usage.charged, gained.saturating_sub(lost)) {
+        return answer(Readmission::QuotaExceeded(exceeded));
+    }
+    let statement = bind_transition(sqlx::query(queries::SANDBOX_READMIT), change);
+    let row = statement
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(|source| Error::Database { operation, source })?;
+    let Some(row) = row else {
+        return answer(Readmission::Stale);
+    };
+    let running = |state| i64::from(state == State::Running);
+    let moved = Move {
+        gained,
+        lost,
+        running: running(change.next) - running(known.state),
+    };
+    count(tx, &change.team, moved).await?;
+    event::append(tx, &change.events.iter().collect::<Vec<_>>(), head).await?;
+    answer(Readmission::Accepted(Box::new(decode::sandbox(&row)?)))
+}
+
 fn bind_transition<'q>(statement: Statement<'q>, change: &'q Transition) -> Statement<'q> {
     let (state, generation) = change.expected;
     let placement = change.placement.as_ref();
@@ -301,6 +341,9 @@ fn bind_transition<'q>(statement: Statement<'q>, change: &'q Transition) -> Stat
         .bind(change.stop_reason.map(reason_name))
         .bind(change.last_error.as_deref())
         .bind(change.at.as_micros())
+        .bind(change.paused_at.map(Timestamp::as_micros))
+        .bind(change.desired.map(desired_name))
+        .bind(change.deadline.map(Timestamp::as_micros))
 }
 
 async fn stop_all<'w>(
@@ -315,8 +358,8 @@ async fn stop_all<'w>(
         for (_, intent, reason) in piece {
             statement = statement
                 .bind(intent.id.as_str())
-                .bind(reason_name(*reason))
-                .bind(intent.at.as_micros());
+                .bind(intent.at.as_micros())
+                .bind(reason_name(*reason));
         }
         fetch_sandboxes(tx, "end a sandbox", statement, &mut found).await?;
     }
@@ -448,6 +491,12 @@ fn bind_row<'q>(statement: Statement<'q>, sandbox: &'q Sandbox) -> Statement<'q>
         .bind(sandbox.ended.map(|(at, _)| at.as_micros()))
         .bind(sandbox.last_error.as_deref())
         .bind(sandbox.created_by.as_ref().map(|key| key.as_str()))
+        .bind(to_i64(sandbox.revision))
+        .bind(micros(sandbox.timeout))
+        .bind(i64::from(sandbox.keep_memory))
+        .bind(sandbox.kept.map(|kept| to_i64(kept.generation.get())))
+        .bind(sandbox.kept.map(|kept| kept.at.as_micros()))
+        .bind(i64::from(sandbox.is_restarting))
 }
 
 async fn append_audit(tx: &mut SqliteConnection, rows: &[&AuditRow]) -> Result<()> {

@@ -2,13 +2,14 @@
 
 use std::num::NonZeroU32;
 use std::str::FromStr;
+use std::time::Duration;
 
 use atoll_core::event::{Cursor, EventKind, Subject};
 use atoll_core::id::Generation;
 use atoll_core::lifecycle::state_from_name;
 use atoll_core::quota::{Overrides, Rate, Usage};
 use atoll_core::resources::Resources;
-use atoll_core::sandbox::{EndReason, Sandbox};
+use atoll_core::sandbox::{EndReason, Kept, Sandbox};
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 use sqlx::Row as _;
@@ -89,6 +90,15 @@ pub(super) fn sandbox(row: &SqliteRow) -> Result<Sandbox> {
         .transpose()?;
     let node: Option<&str> = column(row, 10)?;
     let ended_at = optional_time(row, 15)?;
+    let keep_memory: i64 = column(row, 20)?;
+    let restarting: i64 = column(row, 23)?;
+    let kept = match optional_time(row, 22)? {
+        None => None,
+        Some(at) => Some(Kept {
+            generation: Generation::new(unsigned(row, 21, TABLE, id)?),
+            at,
+        }),
+    };
     Ok(Sandbox {
         id: parse(TABLE, id, id)?,
         team: parse(TABLE, id, column(row, 1)?)?,
@@ -106,11 +116,16 @@ pub(super) fn sandbox(row: &SqliteRow) -> Result<Sandbox> {
         node: node.map(|node| parse(TABLE, id, node)).transpose()?,
         created_at: time(row, 11)?,
         started_at: optional_time(row, 12)?,
+        timeout: Duration::from_micros(unsigned(row, 19, TABLE, id)?),
         deadline: time(row, 13)?,
+        keep_memory: keep_memory != 0,
+        kept,
+        is_restarting: restarting != 0,
         updated_at: time(row, 14)?,
         ended: ended_at.map(|at| (at, stop_reason.unwrap_or(EndReason::Failed))),
         last_error: column(row, 16)?,
         created_by: optional_id(row, 17, TABLE, id)?,
+        revision: unsigned(row, 18, TABLE, id)?,
     })
 }
 

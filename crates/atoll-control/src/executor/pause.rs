@@ -1,0 +1,234 @@
+//! The actions of a pause and of the resume after it.
+//!
+//! A refusal leaves the sandbox as it was, so it takes back the wish instead of failing the
+//! sandbox; an unknown outcome is asked for again, of the same node and under the same generation.
+
+use std::time::Duration;
+
+use atoll_core::event::EventKind;
+use atoll_core::id::{Generation, NodeId};
+use atoll_core::lifecycle::Event;
+use atoll_core::node::{CallOutcome, ObservedSandbox, ObservedState, Refusal};
+use atoll_core::reconcile::{NodeHealth, Observed};
+use atoll_core::sandbox::{Desired, Sandbox, State};
+use atoll_core::time::Timestamp;
+use atoll_store::store::{Intent, IntentChange, Readmission};
+
+use super::{Attempt, Change, Executor, disagreed};
+use crate::events;
+use crate::reconciler::{Setback, Slot};
+
+/// How long a node may take to pause a sandbox before the outcome counts as unknown: its dirty
+/// pages have to reach the disk.
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a node may take to resume one before the outcome counts as unknown.
+const RESUME_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// When a pause at the deadline that was refused is tried again. The sandbox serves meanwhile: to
+/// end it would lose what its owner asked to keep.
+const EXPIRY_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+impl Executor {
+    pub(super) async fn pause(&self, slot: &Slot, row: Sandbox) -> Attempt {
+        let Some((_, client)) = self.node_of(&row) else {
+            return Attempt::Wait("its node has not joined".to_owned());
+        };
+        // One that serves although it counts as paused does so under what its node says.
+        let generation = match self.inner.registry.observed(&row.id) {
+            Observed::Known(seen) if row.is_own_generation(seen.generation) => seen.generation,
+            Observed::Known(_) | Observed::Absent | Observed::Unknown => row.generation,
+        };
+        let (id, keep_memory) = (row.id.clone(), row.keep_memory);
+        let call = async move { client.pause(&id, generation, keep_memory).await };
+        match self.order(slot, &row, PAUSE_TIMEOUT, call).await {
+            Some(outcome) => self.paused(slot, row, generation, outcome).await,
+            None => Attempt::LookAgain,
+        }
+    }
+
+    async fn paused(
+        &self,
+        slot: &Slot,
+        row: Sandbox,
+        generation: Generation,
+        outcome: CallOutcome<ObservedSandbox>,
+    ) -> Attempt {
+        let observe = |seen| {
+            self.inner.registry.observe(&row.id, generation, seen);
+        };
+        match outcome {
+            CallOutcome::Done(seen) if seen.state == ObservedState::Paused => {
+                observe(Observed::Known(seen));
+                Attempt::Moved(Box::new(row))
+            }
+            CallOutcome::Done(seen) => {
+                Attempt::Wait(format!("its node calls it paused and {:?}", seen.state))
+            }
+            CallOutcome::Unknown(detail) => {
+                observe(Observed::Unknown);
+                Attempt::Wait(detail)
+            }
+            CallOutcome::Refused(Refusal::UnknownSandbox) => {
+                observe(Observed::Absent);
+                Attempt::Moved(Box::new(row))
+            }
+            CallOutcome::Refused(refusal) if row.state == State::Pausing => {
+                observe(Observed::Unknown);
+                self.pause_failed(slot, row, refusal).await
+            }
+            CallOutcome::Refused(refusal) => Attempt::Wait(format!("pause: {refusal}")),
+        }
+    }
+
+    async fn pause_failed(&self, slot: &Slot, row: Sandbox, refusal: Refusal) -> Attempt {
+        let text = format!("the pause failed: {refusal}");
+        tracing::warn!(sandbox = %row.id, %refusal, "node did not pause a sandbox");
+        slot.set_back(Setback::Refused(refusal));
+        let now = self.inner.clock.now();
+        let is_due = row.deadline <= now;
+        let change = Change {
+            desired: Some(Desired::Running),
+            deadline: is_due.then(|| now.saturating_add(EXPIRY_RETRY_AFTER)),
+            events: vec![events::event(
+                &row,
+                now,
+                EventKind::Log,
+                "warn",
+                text.clone(),
+            )],
+            last_error: Some(text),
+            ..Change::default()
+        };
+        self.commit(row, Event::PauseFailed, change).await
+    }
+
+    pub(super) async fn readmit(&self, slot: &Slot, row: Sandbox) -> Attempt {
+        let health = |node: &NodeId| self.inner.registry.health().get(node).copied();
+        let Some(node) = row
+            .node
+            .clone()
+            .filter(|node| health(node) == Some(NodeHealth::Ready))
+        else {
+            return Attempt::Wait("its node does not answer".to_owned());
+        };
+        let generation = row.generation.next();
+        let change = Change {
+            placement: Some((node, generation)),
+            ..Change::default()
+        };
+        let (transition, effects) = match self.transition(&row, Event::Resume, change) {
+            Ok(planned) => planned,
+            Err(refused) => return disagreed(&row, refused),
+        };
+        if let Err(short) = self.inner.registry.readmit(&row, generation) {
+            return self.stay_paused(slot, row, Setback::NoRoom(short)).await;
+        }
+        let limits = self.inner.config.team_limits;
+        let readmission = self.inner.store.sandbox_readmit(transition, limits).await;
+        if !matches!(readmission, Ok(Readmission::Accepted(_))) {
+            self.inner.registry.follow(&row);
+        }
+        match readmission {
+            Ok(Readmission::Accepted(next)) => {
+                self.inner.apply_effects(effects, &next);
+                Attempt::Moved(next)
+            }
+            Ok(Readmission::Stale) => Attempt::LookAgain,
+            Ok(Readmission::QuotaExceeded(exceeded)) => {
+                let setback = Setback::QuotaExceeded(exceeded);
+                self.stay_paused(slot, row, setback).await
+            }
+            Err(error) => Attempt::Wait(format!("readmit: {error}")),
+        }
+    }
+
+    pub(super) async fn stay_paused(&self, slot: &Slot, row: Sandbox, setback: Setback) -> Attempt {
+        slot.set_back(setback);
+        let intent = Intent {
+            id: row.id.clone(),
+            change: IntentChange::StayPaused,
+            at: self.now(),
+            events: Vec::new(),
+        };
+        match self.inner.store.sandbox_intend(intent).await {
+            Ok(Some(next)) => Attempt::Moved(Box::new(next)),
+            Ok(None) => Attempt::LookAgain,
+            Err(error) => Attempt::Wait(format!("stay paused: {error}")),
+        }
+    }
+
+    pub(super) async fn resume(&self, slot: &Slot, row: Sandbox) -> Attempt {
+        let Some((_, client)) = self.node_of(&row) else {
+            return Attempt::Wait("its node has not joined".to_owned());
+        };
+        let spec = self.inner.spec(&row);
+        let call = async move { client.resume(&spec).await };
+        let Some(outcome) = self.order(slot, &row, RESUME_TIMEOUT, call).await else {
+            return Attempt::LookAgain;
+        };
+        let observe = |seen| {
+            self.inner.registry.observe(&row.id, row.generation, seen);
+        };
+        match outcome {
+            CallOutcome::Done(seen) => {
+                observe(Observed::Known(seen));
+                Attempt::Moved(Box::new(row))
+            }
+            CallOutcome::Unknown(detail) => {
+                observe(Observed::Unknown);
+                Attempt::Wait(detail)
+            }
+            CallOutcome::Refused(Refusal::UnknownSandbox) => {
+                observe(Observed::Absent);
+                Attempt::Moved(Box::new(row))
+            }
+            CallOutcome::Refused(refusal) => {
+                tracing::warn!(sandbox = %row.id, %refusal, "node did not resume a sandbox");
+                observe(Observed::Unknown);
+                self.resume_failed(slot, row, Setback::Refused(refusal))
+                    .await
+            }
+        }
+    }
+
+    pub(super) async fn resume_failed(
+        &self,
+        slot: &Slot,
+        row: Sandbox,
+        setback: Setback,
+    ) -> Attempt {
+        let (detail, known) = match &setback {
+            Setback::Refused(Refusal::StaleGeneration { known, .. }) => {
+                ("its node knows a newer placement".to_owned(), Some(*known))
+            }
+            Setback::Refused(refusal) => (refusal.to_string(), None),
+            Setback::NodeLost => ("its node is lost".to_owned(), None),
+            Setback::NoRoom(short) => ((*short).to_owned(), None),
+            Setback::QuotaExceeded(exceeded) => (exceeded.to_string(), None),
+        };
+        slot.set_back(setback);
+        let text = format!("the resume failed: {detail}");
+        let node = row.node.clone();
+        let newest = known.filter(|known| *known > row.generation);
+        let change = Change {
+            desired: Some(Desired::Paused),
+            // The next resume has to be newer than what the node knows.
+            placement: node.zip(newest),
+            events: vec![events::event(
+                &row,
+                self.now(),
+                EventKind::Log,
+                "warn",
+                text.clone(),
+            )],
+            last_error: Some(text),
+            ..Change::default()
+        };
+        self.commit(row, Event::ResumeFailed, change).await
+    }
+
+    fn now(&self) -> Timestamp {
+        self.inner.clock.now()
+    }
+}
