@@ -26,8 +26,8 @@ use atoll_core::event::{Cursor, EventKind};
 use atoll_store::store::{EventGap, EventQuery, Result, Store, StoredEvent};
 use tokio::sync::{Mutex, watch as moving};
 
-pub(crate) use subscriber::run as run_handler;
 pub use subscriber::{EventHandler, HandlerError};
+pub(crate) use subscriber::{delays, read, run as run_handler};
 pub use watch::EventStream;
 pub(crate) use watch::Places;
 

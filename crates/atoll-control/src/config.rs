@@ -7,6 +7,8 @@ use atoll_core::resources::Resources;
 
 use crate::limit::{CREATES_IN_FLIGHT_MAX, TEAM_CREATES_IN_FLIGHT_MAX, TEAM_LIMITS};
 
+use crate::webhooks::{WEBHOOK_POLICY, WebhookPolicy};
+
 /// How much more than it has may be allocated on a node, in percent of what it reports: 100 is
 /// exactly what it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +72,8 @@ pub struct Config {
     pub history_sandboxes_max: u64,
     /// How many events are kept at most, the newest.
     pub history_events_max: u64,
+    /// How webhooks are tried again and given up.
+    pub webhooks: WebhookPolicy,
     /// The guest agent's version, for templates that do not say.
     pub envd_version: String,
     /// How much more than they have is allocated on nodes.
@@ -93,6 +97,7 @@ impl Config {
             history_retention: Duration::from_secs(7 * 24 * 3600),
             history_sandboxes_max: HISTORY_SANDBOXES_MAX,
             history_events_max: HISTORY_EVENTS_MAX,
+            webhooks: WEBHOOK_POLICY,
             envd_version: envd_version.into(),
             // A node reports what it has to give, its own overcommitment included.
             overcommit: Overcommit {

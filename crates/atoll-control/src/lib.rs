@@ -41,6 +41,7 @@ mod tasks;
 mod tokens;
 mod usage;
 pub mod view;
+pub mod webhooks;
 
 pub use bus::{EventHandler, EventStream, HandlerError};
 pub use error::{Error, Result, code};

@@ -12,6 +12,7 @@ use atoll_core::resources::Resources;
 use atoll_core::sandbox::OnTimeout;
 use atoll_core::template::TemplateSource;
 use atoll_core::time::Timestamp;
+use secrecy::SecretString;
 
 /// A request for a new sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,6 +144,51 @@ pub struct LogQuery {
     pub level: Option<LogLevel>,
     /// Only lines whose message contains this text.
     pub search: Option<String>,
+}
+
+/// Which of a team's events to leaf through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecentEvents {
+    /// Of this sandbox only.
+    pub sandbox: Option<SandboxId>,
+    /// Of these kinds.
+    pub kinds: Vec<EventKind>,
+    /// Oldest first, or newest first.
+    pub is_ascending: bool,
+    /// After leaving out so many.
+    pub offset: u32,
+    /// At most so many: 1 to [`EVENT_LIMIT_MAX`].
+    pub limit: u32,
+}
+
+/// A new webhook.
+#[derive(Debug, Clone)]
+pub struct NewWebhook {
+    /// Its name, for people.
+    pub name: String,
+    /// Where deliveries go.
+    pub url: String,
+    /// What it wants.
+    pub kinds: Vec<EventKind>,
+    /// What deliveries are signed with.
+    pub secret: SecretString,
+    /// Whether it begins at once.
+    pub is_enabled: bool,
+}
+
+/// A change of a webhook; what is none stays.
+#[derive(Debug, Clone, Default)]
+pub struct WebhookChange {
+    /// Its name, for people.
+    pub name: Option<String>,
+    /// Where deliveries go.
+    pub url: Option<String>,
+    /// What it wants.
+    pub kinds: Option<Vec<EventKind>>,
+    /// What deliveries are signed with.
+    pub secret: Option<SecretString>,
+    /// Whether anything is delivered.
+    pub is_enabled: Option<bool>,
 }
 
 /// Most events of one page.

@@ -19,6 +19,7 @@ mod resume;
 mod teams;
 mod templates;
 mod timeout;
+mod webhooks;
 
 pub use resume::TrafficAccess;
 
@@ -48,6 +49,7 @@ use crate::route_publisher::RoutePublisher;
 use crate::tokens::{SEED_LEN, Tokens};
 use crate::usage::UsageBook;
 use crate::view::{SandboxView, Scope, Tenant};
+use crate::webhooks::Webhooks;
 
 /// Rows read at a time where all live sandboxes are walked.
 pub(crate) const LIVE_PAGE: u32 = 1_000;
@@ -88,6 +90,7 @@ pub(crate) struct Inner {
     pub(crate) tokens: Tokens,
     keys: keys::KnownKeys,
     pub(crate) bus: Arc<Bus>,
+    pub(crate) webhooks: Webhooks,
     gates: Gates,
     creating: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
@@ -123,6 +126,7 @@ impl ControlPlane {
             usage: UsageBook::default(),
             tokens: Tokens::new(&seed),
             keys: keys::KnownKeys::default(),
+            webhooks: Webhooks::default(),
             bus: Arc::new(Bus::new(Arc::clone(&store))),
             gates: Gates::new(config.team_limits, config.team_creates_in_flight_max),
             creating: Arc::new(Semaphore::new(config.creates_in_flight_max)),
@@ -180,7 +184,7 @@ impl Inner {
     }
 
     /// A new UUID (version 4) as text.
-    fn draw_uuid(&self) -> String {
+    pub(crate) fn draw_uuid(&self) -> String {
         let mut bytes = [0; 16];
         self.random.fill(&mut bytes);
         uuid::Builder::from_random_bytes(bytes)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use atoll_core::event::{Cursor, EventKind, Subject};
 use atoll_core::heartbeat::Heartbeat;
-use atoll_core::id::{KeyId, NodeId, TeamId};
+use atoll_core::id::{KeyId, NodeId, TeamId, WebhookId};
 use atoll_core::node::{DrainMode, NodeInfo, NodeState};
 use atoll_core::quota::{Limits, Overrides, Usage};
 use atoll_core::resources::Resources;
@@ -13,6 +13,7 @@ use atoll_core::sandbox::{AccessToken, Sandbox, State};
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 use atoll_store::store::StoredEvent;
+use atoll_store::webhook::WebhookRow;
 
 use crate::request::{ListCursor, LogLevel, VisibleState};
 
@@ -332,4 +333,49 @@ pub struct EventPage {
     /// How many events after the cursor that was asked for are pruned, of all kinds and teams: the
     /// most that can be missing.
     pub missed: u64,
+}
+
+/// A webhook, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookView {
+    /// Its id.
+    pub id: WebhookId,
+    /// Whose it is.
+    pub team: TeamId,
+    /// Its name, for people.
+    pub name: String,
+    /// Where deliveries go.
+    pub url: String,
+    /// What it wants.
+    pub kinds: Vec<EventKind>,
+    /// Whether anything is delivered.
+    pub is_enabled: bool,
+    /// Why it was given up, if it was.
+    pub disabled_reason: Option<String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was changed last.
+    pub updated_at: Timestamp,
+    /// Since when every attempt has failed.
+    pub failing_since: Option<Timestamp>,
+    /// How the last attempt failed.
+    pub last_error: Option<String>,
+}
+
+impl From<&WebhookRow> for WebhookView {
+    fn from(row: &WebhookRow) -> Self {
+        Self {
+            id: row.id.clone(),
+            team: row.team.clone(),
+            name: row.name.clone(),
+            url: row.url.clone(),
+            kinds: row.kinds.clone(),
+            is_enabled: row.is_enabled,
+            disabled_reason: row.disabled_reason.clone(),
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            failing_since: row.failing_since,
+            last_error: row.last_error.clone(),
+        }
+    }
 }

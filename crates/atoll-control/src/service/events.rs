@@ -1,16 +1,18 @@
 //! Events: read page by page, watched, and handled in this process.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use atoll_core::error::ErrorKind;
 use atoll_core::event::{Cursor, Subject};
-use atoll_core::id::TeamId;
+use atoll_core::id::{SandboxId, TeamId};
+use atoll_core::sandbox::Sandbox;
 use atoll_store::store::EventQuery;
 
 use super::{ControlPlane, unavailable};
 use crate::bus::{EventHandler, EventStream};
 use crate::error::{Error, Result};
-use crate::request::{EVENT_LIMIT_MAX, EventSelection, StartAt};
+use crate::request::{EVENT_LIMIT_MAX, EventSelection, RecentEvents, StartAt};
 use crate::view::{EventPage, EventView, Tenant};
 
 impl ControlPlane {
@@ -74,11 +76,7 @@ impl ControlPlane {
     }
 
     async fn page(&self, query: EventQuery, from: StartAt, limit: u32) -> Result<EventPage> {
-        if limit == 0 || limit > EVENT_LIMIT_MAX {
-            return Err(Error::invalid(format!(
-                "limit must be between 1 and {EVENT_LIMIT_MAX}"
-            )));
-        }
+        check_limit(limit)?;
         let from = self.begin(from)?;
         let store = &self.inner.store;
         let gap = store.event_gap(from).await.map_err(unavailable)?;
@@ -113,6 +111,42 @@ impl ControlPlane {
         }
     }
 
+    /// A page of the team's events of sandboxes, each with its sandbox as it is now: for people who
+    /// leaf through what is recent.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a limit out of range.
+    pub async fn events_recent(
+        &self,
+        tenant: &Tenant,
+        wanted: &RecentEvents,
+    ) -> Result<Vec<(EventView, Option<Arc<Sandbox>>)>> {
+        check_limit(wanted.limit)?;
+        let store = &self.inner.store;
+        let query = EventQuery {
+            team: Some(tenant.team.clone()),
+            subject: wanted.sandbox.clone().map(Subject::Sandbox),
+            kinds: wanted.kinds.clone(),
+        };
+        let page = store.event_page(&query, wanted.is_ascending, wanted.offset, wanted.limit);
+        let mut sandboxes: BTreeMap<SandboxId, Option<Arc<Sandbox>>> = BTreeMap::new();
+        let mut events = Vec::new();
+        for stored in page.await.map_err(unavailable)? {
+            let sandbox = match stored.event.subject.sandbox() {
+                None => None,
+                Some(id) => {
+                    if !sandboxes.contains_key(id) {
+                        let row = store.sandbox_get(id).await.map_err(unavailable)?;
+                        sandboxes.insert(id.clone(), row.map(Arc::new));
+                    }
+                    sandboxes.get(id).cloned().flatten()
+                }
+            };
+            events.push((EventView::from(&stored), sandbox));
+        }
+        Ok(events)
+    }
+
     /// Has a handler of this process handle events, from where it stopped the last time; the first
     /// time, from now on. Ends with the control plane.
     ///
@@ -136,6 +170,15 @@ impl ControlPlane {
         inner.tasks.spawn(run);
         Ok(())
     }
+}
+
+fn check_limit(limit: u32) -> Result<()> {
+    if limit == 0 || limit > EVENT_LIMIT_MAX {
+        return Err(Error::invalid(format!(
+            "limit must be between 1 and {EVENT_LIMIT_MAX}"
+        )));
+    }
+    Ok(())
 }
 
 fn query_of(selection: &EventSelection) -> Result<EventQuery> {

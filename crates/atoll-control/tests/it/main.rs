@@ -11,4 +11,5 @@ mod pause;
 mod quotas;
 mod restart;
 mod tenancy;
+mod webhooks;
 mod world;

@@ -1,0 +1,192 @@
+//! Webhooks: events carried to receivers over the network.
+//!
+//! Each enabled webhook has a task of its own, which is a reader of the bus with a durable cursor:
+//! a receiver that is dead or slow holds up its own events and no other's. An event goes out again
+//! until the receiver accepts it, so a receiver gets each at least once and in the order of the
+//! commits. A webhook to which nothing could be delivered for long is given up: it is disabled, an
+//! event tells of it, and its place is kept for when its owner enables it again.
+//!
+//! What goes over the wire is the [`WebhookSender`]'s: this module knows no HTTP.
+
+mod courier;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use atoll_core::event::Cursor;
+use atoll_core::id::{TeamId, WebhookId};
+use atoll_core::sandbox::Sandbox;
+use atoll_core::time::Timestamp;
+use atoll_store::webhook::{SigningSecret, WebhookRow};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::lock::lock;
+use crate::service::Inner;
+use crate::view::EventView;
+
+/// Attempts under way at once. An attempt to a dead receiver keeps its place for the length of the
+/// sender's timeout only, and then waits for minutes without one: so many serve thousands of dead
+/// receivers and delay none of the living.
+const SENDS_MAX: usize = 256;
+
+/// Webhooks read at a time where all are started.
+const START_PAGE: u32 = 256;
+
+/// How webhooks are tried again and given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WebhookPolicy {
+    /// How long after the first failure there is another attempt; it doubles from there, with
+    /// jitter.
+    pub retry_min: Duration,
+    /// The longest wait between attempts.
+    pub retry_max: Duration,
+    /// A webhook is disabled when every attempt failed for so long.
+    pub give_up_after: Duration,
+}
+
+/// What every installation does.
+pub const WEBHOOK_POLICY: WebhookPolicy = WebhookPolicy {
+    retry_min: Duration::from_secs(1),
+    // A receiver that is back is noticed within this.
+    retry_max: Duration::from_secs(600),
+    // A receiver that broke on a Friday evening is found on Monday.
+    give_up_after: Duration::from_secs(3 * 24 * 3600),
+};
+
+/// What a receiver is told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Notice {
+    /// Something happened.
+    Event {
+        /// What.
+        event: EventView,
+        /// The sandbox that it happened to, as it is now, as long as it is known.
+        sandbox: Option<Box<Sandbox>>,
+    },
+    /// Events may be missing here: they were pruned before they could be delivered.
+    Lagged {
+        /// Whose.
+        team: TeamId,
+        /// Up to where.
+        through: Cursor,
+        /// How many were pruned, of all kinds and teams: the most that can be missing.
+        missed: u64,
+    },
+}
+
+/// One attempt to tell a receiver something.
+#[derive(Debug)]
+pub struct Delivery<'a> {
+    /// Names the attempt.
+    pub id: String,
+    /// Which webhook.
+    pub webhook: &'a WebhookId,
+    /// Where it goes.
+    pub url: &'a str,
+    /// What it is signed with.
+    pub secret: &'a SigningSecret,
+    /// When it is signed.
+    pub at: Timestamp,
+    /// What is told.
+    pub notice: &'a Notice,
+}
+
+/// Why an attempt failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The receiver says that it is no more: there will be no other attempt.
+    #[error("the receiver answered that it is gone")]
+    Gone,
+    /// It was not reached or did not accept.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Carries deliveries. Every attempt is bounded in time.
+#[async_trait]
+pub trait WebhookSender: Send + Sync + std::fmt::Debug {
+    /// Whether a webhook may point there; otherwise why not, in words for its owner.
+    ///
+    /// # Errors
+    /// The words.
+    fn check(&self, url: &str) -> Result<(), String>;
+
+    /// Makes one attempt.
+    ///
+    /// # Errors
+    /// See [`SendError`].
+    async fn send(&self, delivery: &Delivery<'_>) -> Result<(), SendError>;
+}
+
+/// The webhooks that are being delivered to.
+#[derive(Debug)]
+pub(crate) struct Webhooks {
+    sender: OnceLock<Arc<dyn WebhookSender>>,
+    running: Mutex<BTreeMap<WebhookId, CancellationToken>>,
+    sends: Semaphore,
+}
+
+impl Default for Webhooks {
+    fn default() -> Self {
+        Self {
+            sender: OnceLock::new(),
+            running: Mutex::default(),
+            sends: Semaphore::new(SENDS_MAX),
+        }
+    }
+}
+
+impl Webhooks {
+    pub(crate) fn sender(&self) -> Option<&Arc<dyn WebhookSender>> {
+        self.sender.get()
+    }
+
+    /// Ends deliveries to a webhook.
+    pub(crate) fn stop(&self, id: &WebhookId) {
+        if let Some(cancel) = lock(&self.running).remove(id) {
+            cancel.cancel();
+        }
+    }
+}
+
+/// Begins to deliver through this sender, to every webhook that is enabled. Only the first call
+/// does anything.
+pub(crate) async fn begin(
+    inner: &Arc<Inner>,
+    sender: Arc<dyn WebhookSender>,
+) -> atoll_store::store::Result<()> {
+    if inner.webhooks.sender.set(sender).is_err() {
+        return Ok(());
+    }
+    let mut after: Option<WebhookId> = None;
+    loop {
+        let page = inner.store.webhook_list_enabled(after.as_ref(), START_PAGE);
+        let rows = page.await?;
+        let Some(last) = rows.last() else {
+            return Ok(());
+        };
+        after = Some(last.id.clone());
+        for row in rows {
+            start(inner, row);
+        }
+    }
+}
+
+/// Has deliveries to a webhook go on as its row says, in the place of what was under way.
+pub(crate) fn start(inner: &Arc<Inner>, row: WebhookRow) {
+    inner.webhooks.stop(&row.id);
+    let Some(sender) = inner.webhooks.sender() else {
+        return;
+    };
+    if !row.is_enabled {
+        return;
+    }
+    let cancel = inner.cancel.child_token();
+    lock(&inner.webhooks.running).insert(row.id.clone(), cancel.clone());
+    let sender = Arc::clone(sender);
+    let courier = courier::Courier::new(Arc::clone(inner), sender, row, cancel);
+    inner.tasks.spawn(courier.run());
+}
