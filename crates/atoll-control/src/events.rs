@@ -22,6 +22,7 @@ pub(crate) const fn reason_text(reason: EndReason) -> &'static str {
         EndReason::NodeLost => "node lost",
         EndReason::NoCapacity => "no capacity",
         EndReason::Shutdown => "server shut down",
+        EndReason::Evicted => "its node was drained",
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use crate::events;
 use crate::node_client::NodeClient;
+use crate::node_events;
 use crate::reconciler::{Setback, Slot};
 use crate::service::Inner;
 
@@ -123,6 +124,7 @@ impl Executor {
     }
 
     async fn give_up(&mut self, row: Sandbox, rejected: &Rejected) -> Attempt {
+        node_events::exhausted(&self.inner, rejected);
         match self.refusal.take() {
             // A node tried: what it said is nearer to the cause than that no other is left.
             Some(refusal) if !matches!(refusal, Refusal::NoRoom(_)) => {

@@ -17,17 +17,19 @@ use std::sync::{Arc, Mutex};
 
 use atoll_core::heartbeat::Heartbeat;
 use atoll_core::id::{Generation, NodeId, SandboxId, TeamId};
-use atoll_core::node::{NodeReport, NodeState, ObservedSandbox};
+use atoll_core::node::{DrainMode, NodeReport, NodeState, ObservedSandbox};
 use atoll_core::placement::{self, NodeCapacity, Placed, Rejected};
 use atoll_core::reconcile::{NodeHealth, Nodes, Observed};
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::Sandbox;
 use atoll_core::time::Timestamp;
 
+use atoll_store::store::node::NodeRow;
 use tokio::time::Instant;
 
-use self::node::{NodeEntry, Received, Share, StateChanges};
+use self::node::{NodeEntry, Reason, Received, Share, StateChanges};
 use crate::config::Overcommit;
+use crate::guard::{Breakers, GuardedNode};
 use crate::lock::lock;
 use crate::node_client::NodeClient;
 use crate::view::{HeartbeatView, NodeView};
@@ -80,8 +82,11 @@ pub(crate) struct Synchronised {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Learnt {
     pub(crate) id: SandboxId,
-    /// Whether it was believed to be there, so that somebody missed a change.
-    pub(crate) was_known: bool,
+    pub(crate) generation: Generation,
+    /// What was believed.
+    pub(crate) before: Observed,
+    /// What the report says.
+    pub(crate) now: Observed,
 }
 
 /// What a heartbeat led to.
@@ -90,7 +95,7 @@ pub(crate) struct Heard {
     pub(crate) before: NodeState,
     pub(crate) state: NodeState,
     /// Why a full synchronisation is due, if it is.
-    pub(crate) synchronise: Option<String>,
+    pub(crate) synchronise: Option<Reason>,
 }
 
 /// The nodes and what runs on them.
@@ -114,8 +119,13 @@ impl Inner {
     fn change<T>(&mut self, id: &SandboxId, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
         let mut entry = self.sandboxes.remove(id)?;
         self.withdraw(id, &entry);
+        let before = entry.node.clone();
         let result = change(&mut entry);
+        let has_moved = before != entry.node;
         self.insert(id.clone(), entry);
+        if has_moved {
+            self.sweep_left();
+        }
         Some(result)
     }
 
@@ -164,6 +174,12 @@ impl Inner {
             };
             self.insert(sandbox.id.clone(), entry);
         }
+    }
+
+    /// Forgets the nodes that left and run nothing more.
+    fn sweep_left(&mut self) {
+        self.nodes
+            .retain(|_, node| !node.has_left || node.sandboxes > 0);
     }
 
     /// Takes an entry's share back; the entry itself is out of the map.
@@ -220,9 +236,7 @@ impl Registry {
         if let Some(entry) = inner.sandboxes.remove(id) {
             inner.withdraw(id, &entry);
         }
-        inner
-            .nodes
-            .retain(|_, node| !node.has_left || node.sandboxes > 0);
+        inner.sweep_left();
     }
 
     /// Chooses a node and accounts for the choice in one step, so that decisions see one another.
@@ -237,22 +251,14 @@ impl Registry {
         let mut inner = lock(&self.inner);
         // What it had on the node before is free for others, and for itself.
         inner.change(&sandbox.id, |entry| entry.node = None);
-        let fleet: Vec<_> = inner
-            .nodes
-            .iter()
-            .map(|(id, node)| NodeCapacity {
-                id: id.clone(),
-                total: self.overcommit.apply(node.total),
-                allocated: node.allocated,
-                is_schedulable: node.is_schedulable(),
-            })
-            .collect();
+        let fleet = self.fleet(&inner);
         let request = placement::Request {
             resources: sandbox.config.resources,
             excluded: excluded.to_vec(),
         };
         let placed = placement::place(&fleet, &request, seed)?;
         let sequence = inner.next_sequence();
+        inner.node(&placed.node).breakers.placed();
         inner.change(&sandbox.id, |entry| {
             entry.generations = generation..=generation;
             entry.observed = Observed::Unknown;
@@ -301,6 +307,29 @@ impl Registry {
         Ok(())
     }
 
+    /// The nodes as the scheduler sees them.
+    ///
+    /// A node whose breaker is open gets nothing, unless that would leave none: then the failures
+    /// may be those of what is started, and trying is better than refusing everything.
+    fn fleet(&self, inner: &Inner) -> Vec<NodeCapacity> {
+        let mut fleet: Vec<_> = inner
+            .nodes
+            .iter()
+            .map(|(id, node)| NodeCapacity {
+                id: id.clone(),
+                total: self.overcommit.apply(node.total),
+                allocated: node.allocated,
+                is_schedulable: node.is_schedulable() && node.breakers.allows_placement(),
+            })
+            .collect();
+        if !fleet.iter().any(|node| node.is_schedulable) {
+            for (capacity, node) in fleet.iter_mut().zip(inner.nodes.values()) {
+                capacity.is_schedulable = node.is_schedulable();
+            }
+        }
+        fleet
+    }
+
     /// What is known of a sandbox at its placement.
     pub(crate) fn observed(&self, id: &SandboxId) -> Observed {
         lock(&self.inner)
@@ -346,17 +375,62 @@ impl Registry {
         lock(&self.inner).sandboxes.keys().cloned().collect()
     }
 
-    /// Adds or replaces the way to a node. It becomes ready with its first report.
-    pub(crate) fn join(&self, client: Arc<dyn NodeClient>, now: Timestamp) {
+    /// Takes a node into account that joined an earlier control plane.
+    pub(crate) fn know(&self, row: NodeRow) {
+        let mut inner = lock(&self.inner);
+        let node = inner.node(&row.id);
+        node.info = row.info;
+        node.drain = row.drain;
+        node.joined_at = Some(row.joined_at);
+    }
+
+    /// Adds or replaces the way to a node. It becomes ready with its first report. Answers the way,
+    /// guarded, and whether the node had joined this control plane before.
+    pub(crate) fn join(
+        &self,
+        client: Arc<dyn NodeClient>,
+        now: Timestamp,
+    ) -> (Arc<dyn NodeClient>, bool) {
         let id = client.node().clone();
         let mut inner = lock(&self.inner);
         let node = inner.node(&id);
         node.info = client.info();
-        node.client = Some(client);
-        node.joined_at = Some(now);
+        // Whatever failed before, the node began anew.
+        node.breakers = Breakers::default();
+        let guarded: Arc<dyn NodeClient> =
+            Arc::new(GuardedNode::new(client, node.breakers.clone()));
+        let is_again = node.client.replace(Arc::clone(&guarded)).is_some();
+        node.joined_at.get_or_insert(now);
         node.has_left = false;
         node.has_reported = false;
         node.last_contact = Instant::now();
+        (guarded, is_again)
+    }
+
+    /// Sets how a node is being emptied. Answers its state before and after; none: no such node.
+    pub(crate) fn set_drain(
+        &self,
+        id: &NodeId,
+        drain: Option<DrainMode>,
+    ) -> Option<(NodeState, NodeState)> {
+        let mut inner = lock(&self.inner);
+        let node = inner.nodes.get_mut(id).filter(|node| !node.has_left)?;
+        let before = node.state();
+        node.drain = drain;
+        Some((before, node.state()))
+    }
+
+    /// Counts a node as lost that its operator removed. It is forgotten with its last sandbox.
+    pub(crate) fn leave(&self, id: &NodeId) {
+        let mut inner = lock(&self.inner);
+        if let Some(node) = inner.nodes.get_mut(id) {
+            node.client = None;
+            node.drain = None;
+            node.has_left = true;
+            node.has_reported = false;
+            node.health = NodeHealth::Lost;
+        }
+        inner.sweep_left();
     }
 
     /// How to reach a node; none if it has not joined.
@@ -434,7 +508,7 @@ impl Registry {
             node.health = NodeHealth::Ready;
             node.compare(&heartbeat, is_busy, instant)
         } else {
-            Some("it has not reported since it joined or was lost".to_owned())
+            Some(Reason::Unheard)
         };
         node.heartbeat = Some(Received {
             heartbeat,
@@ -511,11 +585,13 @@ impl Registry {
             }
         }
         for (id, seen) in learnt {
-            let before = inner.change(&id, |entry| std::mem::replace(&mut entry.observed, seen));
-            result.changed.push(Learnt {
-                was_known: matches!(before, Some(Observed::Known(_))),
-                id,
+            let changed = inner.change(&id, |entry| Learnt {
+                id: id.clone(),
+                generation: *entry.generations.end(),
+                before: std::mem::replace(&mut entry.observed, seen.clone()),
+                now: seen,
             });
+            result.changed.extend(changed);
         }
         for seen in &report.sandboxes {
             let is_ours = inner.sandboxes.get(&seen.id).is_some_and(|entry| {
@@ -529,6 +605,13 @@ impl Registry {
         result
     }
 
+    /// How a node stands, and how many sandboxes it has; none: no such node.
+    pub(crate) fn standing(&self, id: &NodeId) -> Option<(NodeState, u32)> {
+        let inner = lock(&self.inner);
+        let node = inner.nodes.get(id)?;
+        Some((node.state(), node.sandboxes))
+    }
+
     /// The nodes as operators see them.
     pub(crate) fn view(&self) -> Vec<NodeView> {
         let now = Instant::now();
@@ -540,6 +623,7 @@ impl Registry {
                 info: node.info.clone(),
                 state: node.state(),
                 drain: node.drain,
+                breaker: node.breakers.starts(),
                 total: node.total,
                 allocatable: self.overcommit.apply(node.total),
                 allocated: node.allocated,

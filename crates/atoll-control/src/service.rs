@@ -4,6 +4,7 @@ mod bootstrap;
 mod create;
 mod delete;
 mod events;
+mod fleet;
 mod get;
 mod health;
 mod keys;
@@ -39,9 +40,11 @@ use tokio_util::task::TaskTracker;
 use crate::bus::Bus;
 use crate::catalog::Catalog;
 use crate::config::Config;
+use crate::corrections::{CorrectionBook, RECENT_MAX};
 use crate::deadlines::Deadlines;
 use crate::error::{Error, Result};
 use crate::gate::Gates;
+use crate::node_events::Exhausted;
 use crate::random::Random;
 use crate::reconciler::Reconciler;
 use crate::registry::Registry;
@@ -85,6 +88,8 @@ pub(crate) struct Inner {
     pub(crate) reconciler: Reconciler,
     pub(crate) deadlines: Deadlines,
     pub(crate) usage: UsageBook,
+    pub(crate) corrections: CorrectionBook,
+    pub(crate) exhausted: Exhausted,
     pub(crate) catalog: Catalog,
     declared: templates::Declared,
     pub(crate) tokens: Tokens,
@@ -124,6 +129,8 @@ impl ControlPlane {
             reconciler: Reconciler::default(),
             deadlines: Deadlines::default(),
             usage: UsageBook::default(),
+            corrections: CorrectionBook::default(),
+            exhausted: Exhausted::default(),
             tokens: Tokens::new(&seed),
             keys: keys::KnownKeys::default(),
             webhooks: Webhooks::default(),
@@ -141,6 +148,7 @@ impl ControlPlane {
             declared: templates::Declared::default(),
         };
         inner.fail_interrupted_imports().await?;
+        inner.load_nodes().await?;
         inner.load_live().await?;
         Ok(Self {
             inner: Arc::new(inner),
@@ -155,6 +163,17 @@ impl ControlPlane {
 }
 
 impl Inner {
+    async fn load_nodes(&self) -> Result<()> {
+        for row in self.store.node_list().await.map_err(unavailable)? {
+            self.registry.know(row);
+        }
+        let limit = u32::try_from(RECENT_MAX).unwrap_or(u32::MAX);
+        let newest = self.store.correction_list(limit).await;
+        self.corrections
+            .extend(newest.map_err(unavailable)?.into_iter().rev());
+        Ok(())
+    }
+
     async fn load_live(&self) -> Result<()> {
         let mut after: Option<SandboxId> = None;
         loop {

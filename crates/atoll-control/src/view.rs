@@ -240,6 +240,8 @@ pub struct NodeView {
     pub state: NodeState,
     /// How it is being emptied; also while it is suspect or lost.
     pub drain: Option<DrainMode>,
+    /// How its circuit breaker for starts stands, and what failed if it is not closed.
+    pub breaker: (atoll_core::breaker::State, Option<String>),
     /// What it has in total to give to sandboxes.
     pub total: Resources,
     /// What may be allocated on it, control's overcommitment included.

@@ -6,6 +6,8 @@
 //! simulator and the property tests drive the real decisions.
 #![forbid(unsafe_code)]
 
+pub mod breaker;
+pub mod correction;
 pub mod error;
 pub mod event;
 pub mod heartbeat;

@@ -96,6 +96,8 @@ pub enum EndReason {
     NoCapacity,
     /// The operator stopped it (`dev` ends its sandboxes on Ctrl-C).
     Shutdown,
+    /// The operator drained its node.
+    Evicted,
 }
 
 /// What its node keeps of a paused sandbox.

@@ -25,6 +25,8 @@ use crate::store::{
     KeyRow, NewSandbox, Removed, Retention, SandboxFilter, Store, Transition,
 };
 
+mod node;
+
 /// Runs every check of the suite against a store made by the expression, each on its own.
 macro_rules! contract {
     ($backend:ident, $make:expr) => {
@@ -54,7 +56,9 @@ macro_rules! contract {
                 lifecycle::a_pause_keeps_and_a_resume_begins_a_new_deadline,
                 lifecycle::a_resume_needs_a_place_of_the_quota,
                 lifecycle::a_failed_pause_or_resume_takes_its_wish_back,
-                lifecycle::wishes_apply_only_where_they_make_sense);
+                lifecycle::wishes_apply_only_where_they_make_sense,
+                node::a_node_keeps_what_was_decided_about_it,
+                node::corrections_are_kept_in_a_bounded_number);
         }
     };
     (@checks $make:expr, $($($part:ident)::+),+) => {

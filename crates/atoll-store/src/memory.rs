@@ -9,14 +9,16 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use atoll_core::correction::Correction;
 use atoll_core::event::Cursor;
-use atoll_core::id::{KeyId, SandboxId, TeamId, TemplateId, WebhookId};
+use atoll_core::id::{KeyId, NodeId, SandboxId, TeamId, TemplateId, WebhookId};
 use atoll_core::quota::{Limits, Overrides, admit};
 use atoll_core::sandbox::{Desired, EndReason, Kept, OnTimeout, Sandbox, State};
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 use tokio::sync::watch;
 
+use crate::store::node::NodeRow;
 use crate::store::{
     Admission, AuditFilter, AuditRow, EventFilter, EventGap, EventPage, EventQuery, EventRow,
     Inserted, Intent, IntentChange, KeyRow, NewSandbox, Pruned, Readmission, Removed, Result,
@@ -24,6 +26,8 @@ use crate::store::{
     TemplateRow, Transition,
 };
 use crate::webhook::WebhookRow;
+
+mod node;
 
 #[derive(Debug, Default)]
 struct Tables {
@@ -39,6 +43,8 @@ struct Tables {
     pruned: Cursor,
     cursors: BTreeMap<String, Cursor>,
     webhooks: BTreeMap<WebhookId, WebhookRow>,
+    nodes: BTreeMap<NodeId, NodeRow>,
+    corrections: Vec<Correction>,
     idempotency: BTreeMap<(TeamId, String), (String, SandboxId, Timestamp)>,
     audit: Vec<AuditRow>,
     audit_written: i64,

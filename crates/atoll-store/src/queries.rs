@@ -316,6 +316,24 @@ pub(crate) const ENDED_BEFORE: &str = "SELECT id FROM sandboxes \
 pub(crate) const SANDBOX_DELETE: &str = "DELETE FROM sandboxes WHERE id = $1";
 pub(crate) const IDEMPOTENCY_PRUNE: &str = "DELETE FROM idempotency_keys WHERE created_at < $1";
 
+/// Its first time stays, and so does how it is being emptied.
+pub(crate) const NODE_JOIN: &str = "INSERT INTO nodes \
+     (id, name, address, tags, joined_at, updated_at) VALUES ($1, $2, $3, $4, $5, $5) \
+     ON CONFLICT (id) DO UPDATE SET name = excluded.name, address = excluded.address, \
+     tags = excluded.tags, updated_at = excluded.updated_at \
+     RETURNING id, name, address, tags, drain, joined_at, updated_at";
+pub(crate) const NODE_DRAIN: &str = "UPDATE nodes SET drain = $2, updated_at = $3 WHERE id = $1";
+pub(crate) const NODE_LIST: &str =
+    "SELECT id, name, address, tags, drain, joined_at, updated_at FROM nodes ORDER BY id";
+pub(crate) const NODE_REMOVE: &str = "DELETE FROM nodes WHERE id = $1";
+
+pub(crate) const CORRECTION_INSERT: &str = "INSERT INTO corrections \
+     (at, kind, node, sandbox, generation, reason) VALUES ($1, $2, $3, $4, $5, $6)";
+pub(crate) const CORRECTION_PRUNE: &str =
+    "DELETE FROM corrections WHERE seq <= (SELECT MAX(seq) FROM corrections) - $1";
+pub(crate) const CORRECTION_LIST: &str = "SELECT at, kind, node, sandbox, generation, reason \
+     FROM corrections ORDER BY seq DESC LIMIT $1";
+
 pub(crate) const PING: &str = "SELECT 1";
 
 pub(crate) const SCHEMA_TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_version \

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use atoll_core::network::NetworkPolicy;
+use atoll_core::node::DrainMode;
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::{Desired, EndReason, OnTimeout, SandboxConfig};
 use atoll_core::template::BuildStatus;
@@ -180,6 +181,7 @@ pub(crate) const fn reason_name(reason: EndReason) -> &'static str {
         EndReason::NodeLost => "node_lost",
         EndReason::NoCapacity => "no_capacity",
         EndReason::Shutdown => "shutdown",
+        EndReason::Evicted => "evicted",
     }
 }
 
@@ -191,9 +193,23 @@ pub(crate) fn reason_from_name(name: &str) -> Option<EndReason> {
         EndReason::NodeLost,
         EndReason::NoCapacity,
         EndReason::Shutdown,
+        EndReason::Evicted,
     ]
     .into_iter()
     .find(|reason| reason_name(*reason) == name)
+}
+
+pub(crate) const fn drain_name(mode: DrainMode) -> &'static str {
+    match mode {
+        DrainMode::Wait => "wait",
+        DrainMode::Evict => "evict",
+    }
+}
+
+pub(crate) fn drain_from_name(name: &str) -> Option<DrainMode> {
+    [DrainMode::Wait, DrainMode::Evict]
+        .into_iter()
+        .find(|mode| drain_name(*mode) == name)
 }
 
 pub(crate) const fn status_name(status: BuildStatus) -> &'static str {

@@ -9,6 +9,7 @@ mod batch;
 mod decode;
 mod event;
 mod migrate;
+mod node;
 mod read;
 mod team;
 mod webhook;

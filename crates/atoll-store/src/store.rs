@@ -12,6 +12,8 @@
 //!   transaction of the change it tells of, so it is outbox, history and log in one.
 //! - **Event cursors**: how far each durable subscriber has come.
 //! - **Webhooks**: who is told of events over the network, with the secret that signing needs.
+//! - **Nodes**: those that joined, and whether they are being emptied.
+//! - **Corrections**: the newest repairs, with their reasons.
 //! - **Idempotency keys**: which sandbox a repeated request already made.
 //! - **Audit**: who asked for which change, from where, and what became of it; refused ones too.
 //! - **Meta**: a few values made once per installation, such as the seed of access tokens.
@@ -47,6 +49,8 @@ use atoll_core::time::Timestamp;
 use tokio::sync::watch;
 
 use crate::webhook::WebhookStore;
+
+pub mod node;
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -518,7 +522,7 @@ pub struct TeamUsage {
 
 /// Durable state of the control plane. Every method fails with [`Error`] if the database does.
 #[async_trait]
-pub trait Store: WebhookStore + Send + Sync + std::fmt::Debug {
+pub trait Store: node::NodeStore + WebhookStore {
     /// The value of this name; writes the given one first if there is none.
     async fn meta_ensure(&self, name: &str, value: &str) -> Result<String>;
 

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
+use atoll_core::correction::Correction;
 use atoll_core::event::Cursor;
-use atoll_core::id::{KeyId, SandboxId, TeamId, TemplateId, WebhookId};
+use atoll_core::id::{KeyId, NodeId, SandboxId, TeamId, TemplateId, WebhookId};
+use atoll_core::node::{DrainMode, NodeInfo};
 use atoll_core::quota::Limits;
 use atoll_core::sandbox::Sandbox;
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 use atoll_store::memory::MemStore;
+use atoll_store::store::node::{NodeRow, NodeStore};
 use atoll_store::store::{
     Admission, AuditFilter, AuditRow, Error, EventFilter, EventGap, EventPage, EventQuery,
     EventRow, Inserted, Intent, IntentChange, KeyRow, NewSandbox, Pruned, Readmission, Removed,
@@ -207,6 +210,38 @@ macro_rules! pass {
             .call(stringify!($method), $self.database.tables.$method($($argument),*))
             .await
     };
+}
+
+#[async_trait]
+impl NodeStore for SimStore {
+    async fn node_join(&self, id: &NodeId, info: &NodeInfo, at: Timestamp) -> Result<NodeRow> {
+        pass!(self, node_join(id, info, at))
+    }
+
+    async fn node_drain(
+        &self,
+        id: &NodeId,
+        drain: Option<DrainMode>,
+        at: Timestamp,
+    ) -> Result<bool> {
+        pass!(self, node_drain(id, drain, at))
+    }
+
+    async fn node_list(&self) -> Result<Vec<NodeRow>> {
+        pass!(self, node_list())
+    }
+
+    async fn node_remove(&self, id: &NodeId) -> Result<bool> {
+        pass!(self, node_remove(id))
+    }
+
+    async fn correction_append(&self, corrections: Vec<Correction>) -> Result<()> {
+        pass!(self, correction_append(corrections))
+    }
+
+    async fn correction_list(&self, limit: u32) -> Result<Vec<Correction>> {
+        pass!(self, correction_list(limit))
+    }
 }
 
 #[async_trait]

@@ -12,6 +12,7 @@ use atoll_core::resources::Resources;
 use atoll_core::time::Timestamp;
 use tokio::time::Instant;
 
+use crate::guard::Breakers;
 use crate::node_client::NodeClient;
 
 /// A digest that differs for so long leads to a full synchronisation although orders are under way:
@@ -26,6 +27,7 @@ const MISMATCHES_MIN: u32 = 2;
 #[derive(Debug)]
 pub(super) struct NodeEntry {
     pub(super) client: Option<Arc<dyn NodeClient>>,
+    pub(super) breakers: Breakers,
     pub(super) info: NodeInfo,
     pub(super) drain: Option<DrainMode>,
     /// The operator removed it.
@@ -55,6 +57,15 @@ pub(super) struct Received {
     pub(super) heartbeat: Heartbeat,
     pub(super) at: Timestamp,
     pub(super) instant: Instant,
+}
+
+/// Why a full synchronisation is due.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// It has not reported since it joined or was lost.
+    Unheard,
+    /// Its digest is not the expected one.
+    Mismatch(String),
 }
 
 /// Digests that differ.
@@ -89,6 +100,7 @@ impl NodeEntry {
     pub(super) fn new() -> Self {
         Self {
             client: None,
+            breakers: Breakers::default(),
             info: NodeInfo::default(),
             drain: None,
             has_left: false,
@@ -153,6 +165,9 @@ impl NodeEntry {
     /// Judges its silence. A node that has not reported since it joined or was lost can only become
     /// worse.
     pub(super) fn age(&mut self, now: Instant) {
+        if self.has_left {
+            return;
+        }
         let judged = health_after(self.silence(now));
         self.health = match judged {
             NodeHealth::Ready if !self.has_reported => self.health,
@@ -171,7 +186,7 @@ impl NodeEntry {
         heartbeat: &Heartbeat,
         is_busy: bool,
         now: Instant,
-    ) -> Option<String> {
+    ) -> Option<Reason> {
         if heartbeat.digest == self.expected {
             self.mismatch = None;
             return None;
@@ -184,10 +199,12 @@ impl NodeEntry {
         let is_settled = !is_busy && self.unknown == 0 && mismatch.count >= MISMATCHES_MIN;
         let is_old = now.duration_since(mismatch.since) >= MISMATCH_PATIENCE;
         (is_settled || is_old).then(|| {
-            format!(
+            // Said once: the next one is due after another patience.
+            self.mismatch = None;
+            Reason::Mismatch(format!(
                 "its digest is {} of {} sandbox(es), {} of {} was expected",
                 heartbeat.digest, heartbeat.sandboxes, self.expected, self.sandboxes
-            )
+            ))
         })
     }
 

@@ -299,10 +299,12 @@ pub(super) fn not_created(row: &Sandbox) -> Error {
         )
         .with_code(code::CAPACITY_UNAVAILABLE)
         .with_retry_after(CAPACITY_RETRY_AFTER),
-        Some(EndReason::Killed | EndReason::Expired | EndReason::Shutdown) => Error::new(
-            ErrorKind::Conflict,
-            format!("sandbox {} was ended while it started", row.id),
-        ),
+        Some(EndReason::Killed | EndReason::Expired | EndReason::Shutdown | EndReason::Evicted) => {
+            Error::new(
+                ErrorKind::Conflict,
+                format!("sandbox {} was ended while it started", row.id),
+            )
+        }
         Some(EndReason::Failed | EndReason::NodeLost) | None => Error::new(
             ErrorKind::Internal,
             format!("the sandbox could not be started: {detail}"),

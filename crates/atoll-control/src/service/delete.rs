@@ -60,7 +60,7 @@ impl ControlPlane {
 
 impl Inner {
     /// Makes a sandbox unwanted and has that carried out. None: it is unknown or unwanted already.
-    async fn intend_stop(
+    pub(super) async fn intend_stop(
         self: &Arc<Self>,
         id: &SandboxId,
         reason: EndReason,

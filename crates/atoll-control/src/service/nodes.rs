@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use atoll_core::correction::CorrectionKind;
 use atoll_core::error::ErrorKind;
 use atoll_core::event::{EventKind, Subject};
 use atoll_core::heartbeat::Heartbeat;
@@ -10,11 +11,13 @@ use atoll_core::reconcile::Observed;
 use tokio::sync::mpsc;
 
 use super::{ControlPlane, Inner};
+use crate::corrections::Corrections;
 use crate::error::{Error, Result};
 use crate::events;
 use crate::node_client::NodeClient;
-use crate::tasks::sync::{changed as changed_state, synchronise, synchronise_once};
-use crate::view::NodeView;
+use crate::node_events;
+use crate::registry::node::Reason;
+use crate::tasks::sync::{synchronise, synchronise_once};
 
 /// Node events handled in one go, so that their log lines share a commit.
 const EVENTS_BATCH: usize = 256;
@@ -38,7 +41,12 @@ impl ControlPlane {
         let inner = &self.inner;
         inner.prepare_node(client.as_ref()).await;
         let node = client.node().clone();
-        inner.registry.join(Arc::clone(&client), inner.clock.now());
+        let now = inner.clock.now();
+        let (client, is_again) = inner.registry.join(client, now);
+        // A node serves also while the store does not: what its operator decided is in memory.
+        if let Err(error) = inner.store.node_join(&node, &client.info(), now).await {
+            tracing::warn!(%node, %error, "the node is not recorded");
+        }
         inner.tasks.spawn(listen(Arc::clone(inner), events));
         synchronise(inner, client.as_ref())
             .await
@@ -50,8 +58,18 @@ impl ControlPlane {
             })?;
         // Also those of which nothing changed: their routes are published, and what was under way
         // goes on.
-        for id in inner.registry.placed_on(&node) {
-            inner.wake(&id);
+        let placed = inner.registry.placed_on(&node);
+        for id in &placed {
+            inner.wake(id);
+        }
+        if is_again && !placed.is_empty() {
+            let why = format!(
+                "it joined again: the routes to its {} sandbox(es) are published again",
+                placed.len()
+            );
+            let mut corrections = Corrections::default();
+            corrections.of_node(inner, &node, CorrectionKind::RouteRepublished, &why);
+            corrections.record(inner).await;
         }
         Ok(())
     }
@@ -77,24 +95,22 @@ impl ControlPlane {
             ));
         };
         if heard.before != heard.state {
-            changed_state(inner, &node, heard.before, heard.state);
+            node_events::changed(inner, &node, heard.before, heard.state);
         }
         if let Some(reason) = heard.synchronise
             && let Some(client) = inner.registry.client(&node)
         {
-            tracing::info!(%node, reason, "synchronising with a node");
             let inner = Arc::clone(inner);
-            self.inner
-                .tasks
-                .spawn(async move { synchronise_once(&inner, client.as_ref()).await });
+            self.inner.tasks.spawn(async move {
+                if let Reason::Mismatch(why) = &reason {
+                    let mut corrections = Corrections::default();
+                    corrections.of_node(&inner, &node, CorrectionKind::DigestMismatch, why);
+                    corrections.record(&inner).await;
+                }
+                synchronise_once(&inner, client.as_ref()).await;
+            });
         }
         Ok(heard.state)
-    }
-
-    /// The nodes, by id.
-    #[must_use]
-    pub fn node_list(&self) -> Vec<NodeView> {
-        self.inner.registry.view()
     }
 }
 

@@ -7,19 +7,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_core::event::EventKind;
+use atoll_core::correction::CorrectionKind;
 use atoll_core::id::{Generation, NodeId, SandboxId};
 use atoll_core::node::{CallOutcome, NodeState};
-use atoll_core::reconcile::plan;
+use atoll_core::reconcile::{Observed, plan};
+use atoll_core::sandbox::Sandbox;
 use futures::StreamExt as _;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::corrections::Corrections;
+use crate::events;
 use crate::node_client::NodeClient;
+use crate::node_events;
+use crate::registry::Learnt;
 use crate::service::{Inner, LIVE_PAGE};
-
-/// How long a node may take to report.
-const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often the silence of nodes is judged.
 const AGE_INTERVAL: Duration = Duration::from_secs(1);
@@ -34,8 +36,8 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// Nodes that are asked at a time, so that a slow one does not hold up the others.
 const REPORTS_AT_ONCE: usize = 16;
 
-/// How long a node may take to remove one stranger.
-const REMOVE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Strangers that one node removes at a time.
+const REMOVALS_AT_ONCE: usize = 8;
 
 pub(super) async fn run(inner: &Arc<Inner>, cancel: &CancellationToken) {
     let ageing = async {
@@ -72,21 +74,12 @@ pub(super) async fn run(inner: &Arc<Inner>, cancel: &CancellationToken) {
 /// Judges the silence of nodes; once one is lost, everything on it is looked at.
 fn age(inner: &Arc<Inner>) {
     for (node, (before, after)) in inner.registry.age() {
-        changed(inner, &node, before, after);
+        node_events::changed(inner, &node, before, after);
         if after == NodeState::Lost {
             for id in inner.registry.placed_on(&node) {
                 inner.wake(&id);
             }
         }
-    }
-}
-
-/// Tells of a node that stands otherwise than before.
-pub(crate) fn changed(_inner: &Arc<Inner>, node: &NodeId, before: NodeState, after: NodeState) {
-    let (before, after) = (before.as_str(), after.as_str());
-    match after {
-        "ready" | "draining" => tracing::info!(%node, before, after, "node changed"),
-        _ => tracing::warn!(%node, before, after, "node changed"),
     }
 }
 
@@ -114,10 +107,7 @@ pub(crate) async fn synchronise_once(inner: &Arc<Inner>, client: &dyn NodeClient
 /// Takes over a node's report: wakes what changed, removes what is not intended.
 pub(crate) async fn synchronise(inner: &Arc<Inner>, client: &dyn NodeClient) -> Result<(), String> {
     let began = inner.registry.begin_report();
-    let outcome = timeout(REPORT_TIMEOUT, client.report())
-        .await
-        .unwrap_or_else(|_| CallOutcome::Unknown("it did not answer in time".to_owned()));
-    let report = match outcome {
+    let report = match client.report().await {
         CallOutcome::Done(report) => report,
         CallOutcome::Refused(refusal) => return Err(refusal.to_string()),
         CallOutcome::Unknown(detail) => return Err(detail),
@@ -129,76 +119,123 @@ pub(crate) async fn synchronise(inner: &Arc<Inner>, client: &dyn NodeClient) -> 
     if let Some((before, after)) = result.state
         && before != after
     {
-        changed(inner, client.node(), before, after);
+        node_events::changed(inner, client.node(), before, after);
     }
+    let mut corrections = Corrections::default();
     for learnt in &result.changed {
+        // What somebody drives is on its way, and its driver tells of it.
+        if !inner.reconciler.is_driven(&learnt.id)
+            && let Some(told) = noticed(learnt)
+        {
+            let of = (client.node(), &learnt.id, learnt.generation);
+            corrections.of_sandbox(inner, of, told, None);
+        }
         inner.wake(&learnt.id);
     }
-    for (id, generation) in result.strangers {
-        if is_orphan(inner, client, &id, generation).await {
-            remove_orphan(inner, client, &id, generation).await;
-        }
+    let orphans: Vec<_> = futures::stream::iter(result.strangers)
+        .map(|(id, generation)| remove_if_orphan(inner, client, id, generation))
+        .buffer_unordered(REMOVALS_AT_ONCE)
+        .collect()
+        .await;
+    for Orphan {
+        id,
+        generation,
+        kind,
+        why,
+        row,
+    } in orphans.into_iter().flatten()
+    {
+        let of = (client.node(), &id, generation);
+        corrections.of_sandbox(inner, of, (kind, &why), row.as_ref());
     }
+    corrections.record(inner).await;
     Ok(())
 }
 
-/// Whether nothing intends this placement. What cannot be decided is left alone.
-async fn is_orphan(
+/// What a report says that somebody should have said before. Its sandbox's history gets it with
+/// what follows from it.
+fn noticed(learnt: &Learnt) -> Option<(CorrectionKind, &'static str)> {
+    match (&learnt.before, &learnt.now) {
+        (_, Observed::Absent) => Some((
+            CorrectionKind::MissingNoticed,
+            "its node does not have it any more",
+        )),
+        (Observed::Known(_) | Observed::Absent, Observed::Known(_)) => Some((
+            CorrectionKind::ChangeNoticed,
+            "it changed on its node, and no event told of it",
+        )),
+        // The first look after a start, or the end of an order whose answer was lost.
+        (Observed::Unknown, Observed::Known(_)) | (_, Observed::Unknown) => None,
+    }
+}
+
+/// A placement that was removed because nothing intends it.
+struct Orphan {
+    id: SandboxId,
+    generation: Generation,
+    kind: CorrectionKind,
+    why: String,
+    row: Option<Sandbox>,
+}
+
+async fn remove_if_orphan(
     inner: &Inner,
     client: &dyn NodeClient,
-    id: &SandboxId,
+    id: SandboxId,
     generation: Generation,
-) -> bool {
-    match inner.store.sandbox_get(id).await {
-        Ok(Some(row)) => {
-            row.ended.is_some()
-                || row.node.as_ref() != Some(client.node())
-                || !row.is_own_generation(generation)
-        }
-        Ok(None) => true,
+) -> Option<Orphan> {
+    let row = match inner.store.sandbox_get(&id).await {
+        Ok(row) => row,
         Err(error) => {
             tracing::warn!(sandbox = %id, %error, "cannot tell whether a sandbox is intended");
-            false
+            return None;
         }
-    }
-}
-
-async fn remove_orphan(
-    inner: &Inner,
-    client: &dyn NodeClient,
-    id: &SandboxId,
-    generation: Generation,
-) {
-    tracing::warn!(sandbox = %id, node = %client.node(), %generation, "removing an orphan");
-    let outcome = timeout(REMOVE_TIMEOUT, client.remove(id, generation))
-        .await
-        .unwrap_or_else(|_| CallOutcome::Unknown("it did not answer in time".to_owned()));
-    match outcome {
-        CallOutcome::Done(()) => correct(inner, id, client).await,
+    };
+    let (kind, why) = why_orphan(row.as_ref(), client.node(), generation)?;
+    match client.remove(&id, generation).await {
+        CallOutcome::Done(()) => Some(Orphan {
+            id,
+            generation,
+            kind,
+            why,
+            row,
+        }),
         CallOutcome::Refused(refusal) => {
-            tracing::warn!(sandbox = %id, %refusal, "orphan is not removed");
+            tracing::warn!(sandbox = %id, why, %refusal, "orphan is not removed");
+            None
         }
         CallOutcome::Unknown(detail) => {
-            tracing::warn!(sandbox = %id, detail, "orphan may not be removed");
+            tracing::warn!(sandbox = %id, why, detail, "orphan may not be removed");
+            None
         }
     }
 }
 
-/// Records the correction in the history of the sandbox, where it has one.
-async fn correct(inner: &Inner, id: &SandboxId, client: &dyn NodeClient) {
-    let Ok(Some(row)) = inner.store.sandbox_get(id).await else {
-        return;
+/// Why nothing intends this placement; none if something does.
+fn why_orphan(
+    row: Option<&Sandbox>,
+    node: &NodeId,
+    generation: Generation,
+) -> Option<(CorrectionKind, String)> {
+    let Some(row) = row else {
+        let why = "there is no sandbox of this id".to_owned();
+        return Some((CorrectionKind::OrphanRemoved, why));
     };
-    let event = crate::events::event(
-        &row,
-        inner.clock.now(),
-        EventKind::SandboxCorrected,
-        "warn",
-        "removed from a node where it was not intended",
-    );
-    let event = crate::events::with(event, "node", client.node().as_str());
-    if let Err(error) = inner.store.event_append(vec![event]).await {
-        tracing::warn!(sandbox = %id, %error, "correction is not recorded");
+    if let Some((_, reason)) = row.ended {
+        let why = format!("it had ended: {}", events::reason_text(reason));
+        return Some((CorrectionKind::OrphanRemoved, why));
+    }
+    match &row.node {
+        Some(placed) if placed == node && row.is_own_generation(generation) => None,
+        Some(placed) => {
+            let current = row.generation;
+            let why = format!("generation {generation} ran, {current} on node {placed} is current");
+            Some((CorrectionKind::StaleRemoved, why))
+        }
+        None => {
+            let why = "it is placed on no node".to_owned();
+            Some((CorrectionKind::OrphanRemoved, why))
+        }
     }
 }
 

@@ -40,6 +40,7 @@ struct State {
     sandboxes: BTreeMap<SandboxId, ObservedSandbox>,
     specs: BTreeMap<SandboxId, SandboxSpec>,
     scripts: VecDeque<Script>,
+    habit: Option<Script>,
     lost_removals: u32,
     is_silent: bool,
     ensures: u32,
@@ -75,6 +76,11 @@ impl FakeNode {
 
     pub(crate) fn script(&self, script: Script) {
         self.state().scripts.push_back(script);
+    }
+
+    /// How every `ensure` ends that no script is for.
+    pub(crate) fn set_habit(&self, habit: Option<Script>) {
+        self.state().habit = habit;
     }
 
     /// The next removals are done, and their answers are lost.
@@ -153,7 +159,10 @@ impl FakeNode {
 
     /// Plays the next script; answers whether the answer is to be lost, or the refusal.
     async fn play(&self) -> Result<bool, Refusal> {
-        let script = self.state().scripts.pop_front();
+        let script = {
+            let mut state = self.state();
+            state.scripts.pop_front().or_else(|| state.habit.clone())
+        };
         match script {
             Some(Script::Refuse(refusal)) => return Err(refusal),
             Some(Script::Delay(delay)) => tokio::time::sleep(delay).await,

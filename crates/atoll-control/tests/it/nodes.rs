@@ -1,14 +1,21 @@
 //! Nodes that beat, fall silent, come back, and run other things than they should. The clock is
 //! paused: bounds are measured in its time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_control::node_client::NodeClient as _;
+use atoll_core::breaker;
+use atoll_core::correction::CorrectionKind;
 use atoll_core::error::ErrorKind;
+use atoll_core::event::{EventKind, Subject};
 use atoll_core::heartbeat::{LOST_AFTER, SUSPECT_AFTER};
-use atoll_core::id::NodeId;
-use atoll_core::node::NodeState;
+use atoll_core::id::{NodeId, SandboxId};
+use atoll_core::node::{DrainMode, NodeState, Refusal};
+use futures::StreamExt as _;
 use tokio::time::Instant;
 
+use crate::fake_node::Script;
 use crate::world::{Running, World, request, wait_for};
 
 fn state(running: &Running, node: &str) -> NodeState {
@@ -82,6 +89,21 @@ async fn a_silent_node_is_suspect_then_lost_and_takes_what_it_ran_along() {
     assert_eq!(state(&running, "node-1"), NodeState::Ready);
     wait_for("the removal", async || world.node().running().is_empty()).await;
     running.create().await;
+    assert_eq!(
+        world
+            .events_of(&Subject::Node(world.node().node().clone()))
+            .await,
+        [
+            EventKind::NodeJoined,
+            EventKind::NodeSuspect,
+            EventKind::NodeLost,
+            EventKind::NodeJoined,
+        ]
+    );
+    assert_eq!(
+        world.events_of(&Subject::Fleet).await,
+        [EventKind::ResourceExhausted]
+    );
     running.stop().await;
 }
 
@@ -149,4 +171,193 @@ async fn a_heartbeat_of_a_node_that_did_not_join_is_refused() {
     assert_eq!(error.kind, ErrorKind::NotFound);
     assert_eq!(running.control.node_list().len(), 1);
     running.stop().await;
+}
+
+fn kinds(running: &Running) -> Vec<CorrectionKind> {
+    let corrections = running.control.corrections(100);
+    corrections.iter().map(|one| one.kind).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_repair_is_recorded_with_its_reason() {
+    let world = World::in_memory(&["node-1"]);
+    let running = world.start().await;
+    let ended = running.create().await.sandbox.id;
+    let lost = running.create().await.sandbox.id;
+    assert!(kinds(&running).is_empty());
+    let (control, tenant) = (&running.control, &running.tenant);
+    control.sandbox_kill(tenant, &ended).await.unwrap();
+    world.node().plant("iorphan");
+    world.node().plant(ended.as_str());
+    world.node().lose(&lost);
+    running.beat(&world, Duration::from_secs(20)).await;
+    let corrections = control.corrections(100);
+    for (kind, sandbox, reason) in [
+        (CorrectionKind::DigestMismatch, None, "was expected"),
+        (
+            CorrectionKind::OrphanRemoved,
+            Some("iorphan"),
+            "no sandbox of this id",
+        ),
+        (
+            CorrectionKind::OrphanRemoved,
+            Some(ended.as_str()),
+            "it had ended: killed",
+        ),
+        (
+            CorrectionKind::MissingNoticed,
+            Some(lost.as_str()),
+            "does not have it any more",
+        ),
+    ] {
+        let found = corrections.iter().filter(|one| {
+            one.kind == kind && one.sandbox.as_ref().map(SandboxId::as_str) == sandbox
+        });
+        let found: Vec<_> = found.collect();
+        assert_eq!(found.len(), 1, "{kind:?} {sandbox:?}: {corrections:?}");
+        assert!(found[0].reason.contains(reason), "{:?}", found[0]);
+        assert_eq!(found[0].node.as_ref().unwrap().as_str(), "node-1");
+    }
+    running.stop().await;
+
+    let running = world.start().await;
+    assert_eq!(
+        running.control.corrections(100),
+        corrections,
+        "they are durable"
+    );
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_draining_node_gets_nothing_new_also_after_a_restart() {
+    let world = World::in_memory(&["node-1", "node-2"]);
+    let running = world.start().await;
+    let drained: NodeId = "node-1".parse().unwrap();
+    let before = running.create().await.sandbox.id;
+    let view = running.control.node_drain(&drained, DrainMode::Wait).await;
+    assert_eq!(view.unwrap().state, NodeState::Draining);
+    assert!(running.is_visible(&before).await, "what runs goes on");
+    let there = world.nodes[0].running().len();
+    for _ in 0..5 {
+        running.create().await;
+    }
+    assert_eq!(world.nodes[0].running().len(), there);
+    running.stop().await;
+
+    let running = world.start().await;
+    assert_eq!(state(&running, "node-1"), NodeState::Draining);
+    running.create().await;
+    assert_eq!(world.nodes[0].running().len(), there);
+    running.control.node_undrain(&drained).await.unwrap();
+    running.control.node_undrain(&drained).await.unwrap();
+    for _ in 0..5 {
+        running.create().await;
+    }
+    assert!(world.nodes[0].running().len() > there);
+    let unknown: NodeId = "node-3".parse().unwrap();
+    let error = running.control.node_drain(&unknown, DrainMode::Wait).await;
+    assert_eq!(error.unwrap_err().kind, ErrorKind::NotFound);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_evicted_node_becomes_empty_and_can_be_removed() {
+    let world = World::in_memory(&["node-1"]);
+    let running = world.start().await;
+    let id = running.create().await.sandbox.id;
+    let node: NodeId = "node-1".parse().unwrap();
+    let control = &running.control;
+    let error = control.node_remove(&node, false).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
+    control.node_drain(&node, DrainMode::Evict).await.unwrap();
+    wait_for("the eviction", async || {
+        world.node().running().is_empty() && control.node_list()[0].sandboxes == 0
+    })
+    .await;
+    assert!(!running.is_visible(&id).await);
+    control.node_remove(&node, false).await.unwrap();
+    assert!(control.node_list().is_empty());
+    let error = control.node_heartbeat(world.node().heartbeat()).await;
+    assert_eq!(error.unwrap_err().kind, ErrorKind::NotFound);
+    running.stop().await;
+
+    let running = world.start().await;
+    assert_eq!(
+        state(&running, "node-1"),
+        NodeState::Ready,
+        "it begins anew"
+    );
+    running.create().await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_removed_by_force_takes_what_it_runs_along() {
+    let world = World::in_memory(&["node-1"]);
+    let running = world.start().await;
+    let id = running.create().await.sandbox.id;
+    let node: NodeId = "node-1".parse().unwrap();
+    running.control.node_remove(&node, true).await.unwrap();
+    wait_for("the end", async || {
+        !running.is_visible(&id).await && running.control.node_list().is_empty()
+    })
+    .await;
+    assert!(!running.edge.has(&id));
+    running.stop().await;
+}
+
+/// Defends: a bad node among several goes out of rotation until it works again (found in the field:
+/// daytona#5141, where a runner that failed every start was never left alone).
+#[tokio::test(start_paused = true)]
+async fn a_node_that_fails_every_start_is_left_alone_until_it_recovers() {
+    let world = World::in_memory(&["node-1", "node-2", "node-3"]);
+    let running = world.start().await;
+    let bad = &world.nodes[1];
+    bad.set_habit(Some(Script::Refuse(Refusal::Failed(
+        "no loop device".to_owned(),
+    ))));
+    for _ in 0..200 {
+        running.create().await;
+    }
+    assert!(bad.ensures() <= 5, "{} starts were tried", bad.ensures());
+    let id: NodeId = "node-2".parse().unwrap();
+    let view = running.control.node_get(&id).unwrap();
+    assert_eq!(view.breaker.0, breaker::State::Open);
+    assert!(view.breaker.1.unwrap().contains("no loop device"));
+
+    bad.set_habit(None);
+    running.beat(&world, Duration::from_secs(10)).await;
+    for _ in 0..20 {
+        running.create().await;
+    }
+    assert!(bad.running().len() > 5, "{}", bad.running().len());
+    running.stop().await;
+}
+
+/// As above, for a node that beats but never ends a start.
+#[tokio::test(start_paused = true)]
+async fn creates_succeed_again_soon_after_a_node_begins_to_hang() {
+    let mut world = World::in_memory(&["node-1", "node-2", "node-3"]);
+    world.config.create_timeout = Duration::from_secs(30);
+    let running = Arc::new(world.start().await);
+    let bad = &world.nodes[1];
+    bad.set_habit(Some(Script::Delay(Duration::from_secs(3_600))));
+    let create = async |_| {
+        let (control, tenant) = (&running.control, &running.tenant);
+        control.sandbox_create(tenant, request()).await.is_ok()
+    };
+    let results = futures::stream::iter(0..16)
+        .map(create)
+        .buffer_unordered(16);
+    let first: Vec<bool> = results.collect().await;
+    assert!(first.contains(&false), "the fault does something");
+    // Some time later, while it still hangs and probes go there.
+    let mut succeeded = 0;
+    for number in 0..500 {
+        succeeded += u32::from(create(number).await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(succeeded >= 495, "{succeeded} of 500");
+    Arc::into_inner(running).unwrap().stop().await;
 }

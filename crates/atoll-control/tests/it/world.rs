@@ -12,6 +12,7 @@ use atoll_control::request::{CreateRequest, ImportRequest, ListQuery, LogQuery, 
 use atoll_control::route_publisher::RoutePublisher;
 use atoll_control::view::{SandboxView, Tenant};
 use atoll_control::{ControlPlane, Parts};
+use atoll_core::event::{Cursor, EventKind, Subject};
 use atoll_core::heartbeat::HEARTBEAT_INTERVAL;
 use atoll_core::id::SandboxId;
 use atoll_core::network::NetworkPolicy;
@@ -22,7 +23,7 @@ use atoll_core::template::TemplateSource;
 use atoll_core::time::{Clock, Timestamp};
 use atoll_store::memory::MemStore;
 use atoll_store::sqlite::SqliteStore;
-use atoll_store::store::Store;
+use atoll_store::store::{EventQuery, Store};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
@@ -135,6 +136,18 @@ impl World {
             Some(memory) => Arc::clone(memory) as Arc<dyn Store>,
             None => Arc::new(SqliteStore::open(&self.store_path()).await.unwrap()),
         }
+    }
+
+    /// What was told of a subject, in order.
+    pub(crate) async fn events_of(&self, subject: &Subject) -> Vec<EventKind> {
+        let query = EventQuery {
+            subject: Some(subject.clone()),
+            ..EventQuery::default()
+        };
+        let store = self.store().await;
+        let page = store.event_list_after(Cursor::START, &query, 1_000).await;
+        let events = page.unwrap().events;
+        events.into_iter().map(|stored| stored.event.kind).collect()
     }
 
     pub(crate) fn node(&self) -> &Arc<FakeNode> {

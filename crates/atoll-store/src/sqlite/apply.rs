@@ -14,9 +14,11 @@ use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 
 use super::batch::readmit;
+use super::node::{self, NodeWrite};
 use super::{decode, event, team, webhook};
 use crate::queries;
 use crate::row::{config_to_json, micros, status_name, to_i64};
+use crate::store::node::NodeRow;
 use crate::store::{
     Admission, AuditRow, Error, EventRow, IdempotencyKey, Inserted, Intent, IntentChange, KeyRow,
     NewSandbox, Pruned, Readmission, Removed, Result, TeamChange, TeamChanged, TeamRow, Transition,
@@ -73,6 +75,7 @@ pub(super) enum Write {
         keep: u64,
         limit: u32,
     },
+    Node(NodeWrite),
     HistoryPrune(Prune),
     WebhookInsert {
         row: Box<WebhookRow>,
@@ -115,6 +118,7 @@ pub(super) enum Reply {
     Sandbox(Option<Box<Sandbox>>),
     Pruned(Pruned),
     Readmission(Readmission),
+    Node(Option<Box<NodeRow>>),
 }
 
 macro_rules! into {
@@ -140,6 +144,13 @@ impl Reply {
 
     pub(super) fn into_unit(self) {
         assert!(matches!(self, Self::Unit), "a write answered {self:?}");
+    }
+
+    pub(super) fn into_node(self) -> Option<NodeRow> {
+        match self {
+            Self::Node(row) => row.map(|row| *row),
+            other => unreachable!("a write answered {other:?}"),
+        }
     }
 
     pub(super) fn into_sandbox(self) -> Option<Sandbox> {
@@ -229,6 +240,7 @@ pub(super) async fn apply(
                 execute(tx, "prune the audit", statement).await?,
             ))
         }
+        Write::Node(write) => node::apply(tx, write).await,
         Write::HistoryPrune(prune) => history_prune(tx, prune).await,
         Write::WebhookInsert { row, most } => webhook::insert(tx, row, *most).await,
         Write::WebhookUpdate { row, events } => webhook::update(tx, row, events, head).await,

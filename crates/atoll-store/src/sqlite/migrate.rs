@@ -35,6 +35,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "webhooks",
         include_str!("../../migrations/sqlite/0005_webhooks.sql"),
     ),
+    (
+        6,
+        "nodes",
+        include_str!("../../migrations/sqlite/0006_nodes.sql"),
+    ),
 ];
 
 /// Applies what the file lacks, each change in a transaction of its own.

@@ -1,0 +1,63 @@
+//! Nodes and corrections.
+
+use std::collections::BTreeMap;
+
+use atoll_core::correction::{Correction, CorrectionKind};
+use atoll_core::node::{DrainMode, NodeInfo};
+
+use super::at;
+use crate::store::Store;
+use crate::store::node::CORRECTIONS_MAX;
+
+pub(super) async fn a_node_keeps_what_was_decided_about_it(store: &dyn Store) {
+    let id = "node-1".parse().unwrap();
+    let mut info = NodeInfo {
+        name: "rack 4".to_owned(),
+        address: Some("10.0.0.4:7000".to_owned()),
+        tags: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
+    };
+    assert!(!store.node_drain(&id, None, at(1)).await.unwrap());
+    let row = store.node_join(&id, &info, at(1)).await.unwrap();
+    assert_eq!((&row.info, row.drain), (&info, None));
+    for drain in [Some(DrainMode::Wait), Some(DrainMode::Evict)] {
+        assert!(store.node_drain(&id, drain, at(2)).await.unwrap());
+        assert_eq!(store.node_list().await.unwrap()[0].drain, drain);
+    }
+    info.address = None;
+    let row = store.node_join(&id, &info, at(3)).await.unwrap();
+    assert_eq!(row.info, info);
+    assert_eq!(row.drain, Some(DrainMode::Evict), "it stays drained");
+    assert_eq!((row.joined_at, row.updated_at), (at(1), at(3)));
+    assert_eq!(store.node_list().await.unwrap(), [row]);
+    assert!(store.node_remove(&id).await.unwrap());
+    assert!(!store.node_remove(&id).await.unwrap());
+    assert!(store.node_list().await.unwrap().is_empty());
+}
+
+pub(super) async fn corrections_are_kept_in_a_bounded_number(store: &dyn Store) {
+    let correction = |second: i64, kind| Correction {
+        at: at(second),
+        kind,
+        node: (second % 2 == 0).then(|| "node-1".parse().unwrap()),
+        sandbox: (second % 3 == 0).then(|| "iabc".parse().unwrap()),
+        generation: (second % 3 == 0).then(|| atoll_core::id::Generation::new(7)),
+        reason: format!("because {second}"),
+    };
+    let kinds = CorrectionKind::ALL.into_iter().cycle();
+    let all: Vec<_> = (0..i64::from(CORRECTIONS_MAX) + 6)
+        .zip(kinds)
+        .map(|(second, kind)| correction(second, kind))
+        .collect();
+    store.correction_append(all[..6].to_vec()).await.unwrap();
+    let mut newest = store.correction_list(10).await.unwrap();
+    newest.reverse();
+    assert_eq!(newest, all[..6]);
+    store.correction_append(all[6..].to_vec()).await.unwrap();
+    let kept = store.correction_list(u32::MAX).await.unwrap();
+    assert_eq!(kept.len(), CORRECTIONS_MAX as usize);
+    assert_eq!(kept.last(), Some(&all[6]), "the oldest are forgotten");
+    assert_eq!(
+        store.correction_list(1).await.unwrap(),
+        all[all.len() - 1..]
+    );
+}
