@@ -32,6 +32,7 @@ mod health;
 mod imports;
 mod keys;
 mod lists;
+mod nodes;
 mod observe;
 mod sandboxes;
 mod teams;
@@ -170,6 +171,7 @@ fn table() -> Table {
     let table = observe::routes(table);
     let table = templates::routes(table);
     let table = keys::routes(table);
+    let table = nodes::routes(table);
     let table = teams::routes(table);
     let table = unsupported::routes(table);
     admin::routes(table)

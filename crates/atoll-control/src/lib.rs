@@ -48,4 +48,6 @@ pub mod webhooks;
 
 pub use bus::{EventHandler, EventStream, HandlerError};
 pub use error::{Error, Result, code};
+pub use service::health::{HealthProbe, Verdict};
+pub use service::resource::UsageOf;
 pub use service::{ControlPlane, Parts, TrafficAccess};

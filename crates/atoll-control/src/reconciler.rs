@@ -22,6 +22,7 @@ use atoll_core::node::Refusal;
 use atoll_core::quota::Exceeded;
 use atoll_core::reconcile::plan;
 use atoll_core::sandbox::{Sandbox, State};
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use tokio::sync::Notify;
 
 use crate::executor::{Attempt, Executor};
@@ -29,14 +30,12 @@ use crate::lock::lock;
 use crate::progress::Progress;
 use crate::service::Inner;
 
-/// The first delay after something did not work.
+/// The first delay after something did not work; each further one is twice as long.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 
-/// The longest delay.
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
-
-/// Doublings after which the longest delay is reached.
-const BACKOFF_DOUBLINGS_MAX: u32 = 7;
+/// The longest delay, before up to as much again is added at random, so that the sandboxes of a
+/// node that comes back do not all ask it in the same moment.
+const BACKOFF_MAX: Duration = Duration::from_millis(2_500);
 
 /// What a task shares with those who wait for it.
 #[derive(Debug)]
@@ -195,6 +194,7 @@ async fn drive_to_rest(inner: &Arc<Inner>, id: &SandboxId, slot: &Slot, hint: Op
     let mut failures: u32 = 0;
     // Whether a commit may have been made although its answer was lost, with its effects undone.
     let mut is_unsure = false;
+    let mut delays = backoff(inner);
     loop {
         // A wake means that the intent may have changed: what we hold may be old.
         if slot.take_wake() {
@@ -206,7 +206,10 @@ async fn drive_to_rest(inner: &Arc<Inner>, id: &SandboxId, slot: &Slot, hint: Op
         };
         match attempt {
             Attempt::Moved(next) => {
-                failures = 0;
+                if failures > 0 {
+                    failures = 0;
+                    delays = backoff(inner);
+                }
                 if std::mem::take(&mut is_unsure) {
                     inner.settle(&next);
                 }
@@ -220,7 +223,7 @@ async fn drive_to_rest(inner: &Arc<Inner>, id: &SandboxId, slot: &Slot, hint: Op
             }
             Attempt::Wait(detail) => {
                 is_unsure = true;
-                let delay = backoff(failures);
+                let delay = delays.next().unwrap_or(BACKOFF_MAX);
                 failures = failures.saturating_add(1);
                 tracing::warn!(sandbox = %id, detail, failures, "sandbox is not settled");
                 tokio::select! {
@@ -261,12 +264,15 @@ async fn advance(inner: &Inner, executor: &mut Executor, slot: &Slot, row: Sandb
     }
 }
 
-/// Doubles from [`BACKOFF_FIRST`] to [`BACKOFF_MAX`]. Tasks of different sandboxes need no jitter:
-/// they meet in the node's own queue anyway.
-fn backoff(failures: u32) -> Duration {
-    BACKOFF_FIRST
-        .saturating_mul(1 << failures.min(BACKOFF_DOUBLINGS_MAX))
-        .min(BACKOFF_MAX)
+/// The delays of one task. Every order is idempotent, so it is repeated as often as it takes.
+fn backoff(inner: &Inner) -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(BACKOFF_FIRST)
+        .with_max_delay(BACKOFF_MAX)
+        .with_jitter()
+        .with_jitter_seed(inner.draw_seed())
+        .without_max_times()
+        .build()
 }
 
 /// Whether a sandbox has ended, or will whatever happens.

@@ -32,7 +32,7 @@ use crate::config::Overcommit;
 use crate::guard::{Breakers, GuardedNode};
 use crate::lock::lock;
 use crate::node_client::NodeClient;
-use crate::view::{HeartbeatView, NodeView};
+use crate::view::{AllocationView, HeartbeatView, NodeView};
 
 pub(crate) mod node;
 
@@ -605,6 +605,33 @@ impl Registry {
         result
     }
 
+    /// What each sandbox holds of a node, by id.
+    pub(crate) fn allocations(&self, node: &NodeId) -> Vec<AllocationView> {
+        let inner = lock(&self.inner);
+        let here = inner.sandboxes.iter();
+        here.filter(|(_, entry)| entry.node.as_ref() == Some(node))
+            .map(|(id, entry)| AllocationView {
+                sandbox: id.clone(),
+                team: entry.team.clone(),
+                generation: *entry.generations.end(),
+                resources: entry.held,
+                seen: match &entry.observed {
+                    Observed::Known(seen) => Some(seen.state),
+                    Observed::Absent | Observed::Unknown => None,
+                },
+            })
+            .collect()
+    }
+
+    /// The live sandboxes of a team.
+    pub(crate) fn of_team(&self, team: &TeamId) -> Vec<SandboxId> {
+        let inner = lock(&self.inner);
+        let all = inner.sandboxes.iter();
+        all.filter(|(_, entry)| entry.team == *team)
+            .map(|(id, _)| id.clone())
+            .collect()
+    }
+
     /// How a node stands, and how many sandboxes it has; none: no such node.
     pub(crate) fn standing(&self, id: &NodeId) -> Option<(NodeState, u32)> {
         let inner = lock(&self.inner);
@@ -639,3 +666,6 @@ impl Registry {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ mod delete;
 mod events;
 mod fleet;
 mod get;
-mod health;
+pub(crate) mod health;
 mod keys;
 mod list;
 mod logs;
@@ -15,6 +15,7 @@ mod network;
 mod nodes;
 mod outcome;
 mod pause;
+pub(crate) mod resource;
 mod restart;
 mod resume;
 mod teams;
@@ -49,6 +50,7 @@ use crate::random::Random;
 use crate::reconciler::Reconciler;
 use crate::registry::Registry;
 use crate::route_publisher::RoutePublisher;
+use crate::service::health::HealthBook;
 use crate::tokens::{SEED_LEN, Tokens};
 use crate::usage::UsageBook;
 use crate::view::{SandboxView, Scope, Tenant};
@@ -89,6 +91,7 @@ pub(crate) struct Inner {
     pub(crate) deadlines: Deadlines,
     pub(crate) usage: UsageBook,
     pub(crate) corrections: CorrectionBook,
+    pub(crate) health: HealthBook,
     pub(crate) exhausted: Exhausted,
     pub(crate) catalog: Catalog,
     declared: templates::Declared,
@@ -130,6 +133,7 @@ impl ControlPlane {
             deadlines: Deadlines::default(),
             usage: UsageBook::default(),
             corrections: CorrectionBook::default(),
+            health: HealthBook::default(),
             exhausted: Exhausted::default(),
             tokens: Tokens::new(&seed),
             keys: keys::KnownKeys::default(),

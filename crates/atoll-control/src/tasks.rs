@@ -3,6 +3,7 @@
 //! Each task only says "look again" to reconcilers or tidies up; none changes a sandbox itself.
 
 mod expiry;
+mod health;
 mod retention;
 pub(crate) mod sync;
 
@@ -23,6 +24,7 @@ pub(crate) async fn run(inner: &Arc<Inner>, cancel: CancellationToken) {
         expiry::run(inner, &cancel),
         sync::run(inner, &cancel),
         retention::run(inner, &cancel),
+        health::run(inner, &cancel),
     );
     inner.cancel.cancel();
     inner.tasks.close();

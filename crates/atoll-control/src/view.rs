@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use atoll_core::event::{Cursor, EventKind, Subject};
-use atoll_core::heartbeat::Heartbeat;
-use atoll_core::id::{KeyId, NodeId, TeamId, WebhookId};
-use atoll_core::node::{DrainMode, NodeInfo, NodeState};
+use atoll_core::heartbeat::{Heartbeat, MachineUsage};
+use atoll_core::id::{Generation, KeyId, NodeId, SandboxId, TeamId, WebhookId};
+use atoll_core::node::{DrainMode, NodeInfo, NodeState, ObservedState};
 use atoll_core::quota::{Limits, Overrides, Usage};
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::{AccessToken, Sandbox, State};
@@ -218,6 +218,10 @@ pub struct ComponentHealth {
     pub status: HealthStatus,
     /// Why, for people; empty when healthy.
     pub detail: String,
+    /// How long the check took, where there was something to ask.
+    pub latency: Option<Duration>,
+    /// When it was last seen healthy; none: not since the control plane started.
+    pub last_success: Option<Timestamp>,
 }
 
 /// The health of the control plane and what it depends on.
@@ -380,4 +384,76 @@ impl From<&WebhookRow> for WebhookView {
             last_error: row.last_error.clone(),
         }
     }
+}
+
+/// Amounts of each kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Amounts {
+    /// CPU, in thousandths of a core.
+    pub cpu_millis: u64,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Disk in bytes.
+    pub disk_bytes: u64,
+    /// Network in bits per second, both directions together.
+    pub network_bps: u64,
+}
+
+impl Amounts {
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            cpu_millis: self.cpu_millis.saturating_add(other.cpu_millis),
+            memory_bytes: self.memory_bytes.saturating_add(other.memory_bytes),
+            disk_bytes: self.disk_bytes.saturating_add(other.disk_bytes),
+            network_bps: self.network_bps.saturating_add(other.network_bps),
+        }
+    }
+
+    /// What is left of these; nothing where the other is more.
+    #[must_use]
+    pub const fn minus(self, other: Self) -> Self {
+        Self {
+            cpu_millis: self.cpu_millis.saturating_sub(other.cpu_millis),
+            memory_bytes: self.memory_bytes.saturating_sub(other.memory_bytes),
+            disk_bytes: self.disk_bytes.saturating_sub(other.disk_bytes),
+            network_bps: self.network_bps.saturating_sub(other.network_bps),
+        }
+    }
+}
+
+/// What a node, a team or the fleet has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ResourceUsage {
+    /// What may be allocated: by nodes that answer, overcommitment included; by a team, its limits.
+    /// Of the network: what the links can carry.
+    pub total: Amounts,
+    /// What is allocated. Of the network: what is in use.
+    pub used: Amounts,
+    /// What may still be allocated.
+    pub available: Amounts,
+    /// What machines (of a team: its sandboxes) really have and use; none: never heard.
+    pub measured: Option<MachineUsage>,
+    /// How old the oldest of the measurements in it is.
+    pub age: Option<Duration>,
+    /// How many nodes were counted.
+    pub nodes: u32,
+    /// How many sandboxes it has.
+    pub sandboxes: u32,
+}
+
+/// What one sandbox holds of its node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllocationView {
+    /// Which sandbox.
+    pub sandbox: SandboxId,
+    /// Whose.
+    pub team: TeamId,
+    /// Under which placement.
+    pub generation: Generation,
+    /// What it holds.
+    pub resources: Resources,
+    /// What the node said last of it; none: an order is under way, or it is not there.
+    pub seen: Option<ObservedState>,
 }

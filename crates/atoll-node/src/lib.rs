@@ -16,7 +16,7 @@ pub mod driver;
 pub mod guest_client;
 pub mod image;
 pub mod ledger;
-mod machine;
+pub mod machine;
 pub mod net;
 pub mod rootfs;
 pub mod rpc;

@@ -141,8 +141,9 @@ fn memory(meminfo: &str) -> Gauge {
     }
 }
 
-/// What only root may write counts as used: sandboxes' files are not root's to the quota.
-fn disk(directory: &Path) -> Gauge {
+/// The disk that a directory is on, in bytes. What only root may write counts as used.
+#[must_use]
+pub fn disk(directory: &Path) -> Gauge {
     let Ok(found) = rustix::fs::statvfs(directory) else {
         return Gauge::default();
     };

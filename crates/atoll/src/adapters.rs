@@ -1,12 +1,13 @@
 //! Joins the components inside one process, where a fleet has a network between them.
 
 use std::io;
+use std::path::PathBuf;
 
 use async_trait::async_trait;
-use atoll_control::ControlPlane;
 use atoll_control::fleet;
 use atoll_control::node_client::NodeClient;
 use atoll_control::route_publisher::RoutePublisher;
+use atoll_control::{ControlPlane, HealthProbe, Verdict};
 use atoll_core::heartbeat::Heartbeat;
 use atoll_core::id::{BuildId, Generation, NodeId, SandboxId, TemplateId};
 use atoll_core::network::NetworkPolicy;
@@ -19,6 +20,7 @@ use atoll_edge::remote::AddressBook;
 use atoll_edge::table::RouteTable;
 use atoll_node::agent::Agent;
 use atoll_node::agent::heartbeat::HeartbeatSink;
+use atoll_node::machine;
 
 /// The node of this process, as control sees it.
 #[derive(Debug)]
@@ -106,6 +108,35 @@ impl HeartbeatSink for HeartbeatsToControl {
             Ok(_) => Ok(()),
             Err(error) => Err(error.to_string()),
         }
+    }
+}
+
+/// The disk that the server's own state is on, as its health.
+#[derive(Debug)]
+pub(crate) struct DataDisk {
+    directory: PathBuf,
+}
+
+impl DataDisk {
+    pub(crate) const fn new(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+}
+
+#[async_trait]
+impl HealthProbe for DataDisk {
+    fn name(&self) -> String {
+        "disk of the server".to_owned()
+    }
+
+    async fn check(&self) -> Verdict {
+        let directory = self.directory.clone();
+        // A disk that hangs must not hold up the others.
+        let disk = tokio::task::spawn_blocking(move || machine::disk(&directory)).await;
+        disk.map_or_else(
+            |error| Verdict::unhealthy(error.to_string()),
+            Verdict::of_disk,
+        )
     }
 }
 

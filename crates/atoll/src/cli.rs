@@ -40,6 +40,9 @@ pub(crate) enum Command {
     /// Make, list, limit and disable teams. Needs the operator's token.
     #[command(subcommand)]
     Team(TeamCommand),
+    /// List, look into and empty the nodes of a server.
+    #[command(subcommand)]
+    Nodes(NodesCommand),
     /// Say what this machine offers each driver, and how to mend what is missing.
     Doctor(DoctorArgs),
     /// Measure.
@@ -215,6 +218,56 @@ pub(crate) struct ProcessArgs {
     /// User inside the sandbox.
     #[arg(long, short)]
     pub(crate) user: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodesCommand {
+    /// List nodes with what they have and gave away.
+    #[command(visible_alias = "ls")]
+    List {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Print JSON, one object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one node as JSON, with what each sandbox holds of it.
+    Show {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its id.
+        id: String,
+    },
+    /// Have no new sandboxes on a node, and wait until it is empty.
+    Drain {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its id.
+        id: String,
+        /// End the sandboxes that run there, too. Paused ones stay.
+        #[arg(long)]
+        evict: bool,
+        /// Seconds to wait until it is empty; 0 does not wait.
+        #[arg(long, default_value_t = 0)]
+        wait_s: u64,
+    },
+    /// Let a node have new sandboxes again.
+    Undrain {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its id.
+        id: String,
+    },
+    /// Forget a node for good; what it runs counts as lost.
+    Remove {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its id.
+        id: String,
+        /// Although it is ready or has sandboxes.
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

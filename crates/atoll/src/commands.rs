@@ -2,6 +2,7 @@
 
 pub(crate) mod doctor;
 pub(crate) mod key;
+pub(crate) mod nodes;
 pub(crate) mod run;
 pub(crate) mod sandbox;
 pub(crate) mod team;

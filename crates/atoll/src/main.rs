@@ -70,6 +70,7 @@ async fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Template(command) => commands::template::run(command).await?,
         Command::Key(command) => commands::key::run(command).await?,
         Command::Team(command) => commands::team::run(command).await?,
+        Command::Nodes(command) => commands::nodes::run(command).await?,
         Command::Doctor(arguments) => commands::doctor::run(&arguments)?,
         Command::Bench(BenchCommand::Create(arguments)) => bench::create::run(&arguments).await?,
         Command::Completions { shell } => {

@@ -31,7 +31,9 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use crate::adapters::{Addresses, HeartbeatsToControl, InProcessNode, NodeDialer, Routes};
+use crate::adapters::{
+    Addresses, DataDisk, HeartbeatsToControl, InProcessNode, NodeDialer, Routes,
+};
 use crate::cli::SourceArgs;
 use crate::commands::doctor;
 use crate::components::Components;
@@ -120,6 +122,7 @@ impl Stack {
         secrets::keep_private(&data_dir.join(DATABASE_FILE))?;
         let table = RouteTable::default();
         let control = open_control(&data_dir, table.clone()).await?;
+        control.health_watch(Arc::new(DataDisk::new(data_dir.clone())));
         let key = secrets::team_key(&control, &data_dir, options.api_key).await?;
         let has_own_node = matches!(options.nodes, Nodes::Own(_));
         let reach = match options.nodes {

@@ -1,16 +1,16 @@
 //! The operators' surface, `/admin/v1`: keys, template imports, nodes, health; teams beneath.
 
+pub(super) mod nodes;
 mod teams;
 
 use atoll_control::request::ImportRequest;
-use atoll_control::view::{HealthStatus, NodeView};
 use atoll_core::error::ErrorKind;
 use atoll_core::resources::Resources;
 use atoll_core::template::TemplateSource;
 use axum::extract::State;
 use axum::response::IntoResponse as _;
 use http::{HeaderValue, Method, StatusCode, header};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::{Answer, Api, Segment, Table, json, keys, no_content, templates};
 use crate::auth::Operator;
@@ -34,9 +34,8 @@ const MAX_CPU_COUNT: u32 = 1_024;
 const MAX_NAME_LEN: usize = 64;
 
 pub(super) fn routes(table: Table) -> Table {
+    let table = nodes::routes(table);
     teams::routes(table)
-        .add(Method::GET, "/admin/v1/health", health)
-        .add(Method::GET, "/admin/v1/nodes", nodes)
         .add(Method::GET, "/admin/v1/keys", list_keys)
         .add(Method::POST, "/admin/v1/keys", create_key)
         .add(Method::DELETE, "/admin/v1/keys/{keyID}", revoke_key)
@@ -49,88 +48,6 @@ pub(super) fn routes(table: Table) -> Table {
         .add(Method::POST, "/admin/v1/imports", start_import)
         .add(Method::GET, "/admin/v1/imports", list_imports)
         .add(Method::GET, "/admin/v1/imports/{importID}", get_import)
-}
-
-#[derive(Debug, Serialize)]
-struct HealthDto {
-    status: &'static str,
-    components: Vec<ComponentDto>,
-}
-
-#[derive(Debug, Serialize)]
-struct ComponentDto {
-    name: String,
-    status: &'static str,
-    detail: String,
-}
-
-const fn health_word(status: HealthStatus) -> &'static str {
-    match status {
-        HealthStatus::Healthy => "healthy",
-        HealthStatus::Degraded => "degraded",
-        HealthStatus::Unhealthy => "unhealthy",
-    }
-}
-
-async fn health(State(api): State<Api>, _: Operator) -> Answer {
-    let health = api.control().health().await;
-    let component = |component: atoll_control::view::ComponentHealth| ComponentDto {
-        name: component.name,
-        status: health_word(component.status),
-        detail: component.detail,
-    };
-    let document = HealthDto {
-        status: health_word(health.status),
-        components: health.components.into_iter().map(component).collect(),
-    };
-    Ok(json(StatusCode::OK, document))
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ResourcesDto {
-    cpu_millis: u32,
-    #[serde(rename = "memoryMiB")]
-    memory_mib: u32,
-    #[serde(rename = "diskMiB")]
-    disk_mib: u32,
-}
-
-impl From<Resources> for ResourcesDto {
-    fn from(resources: Resources) -> Self {
-        Self {
-            cpu_millis: resources.cpu_millis,
-            memory_mib: resources.memory_mib,
-            disk_mib: resources.disk_mib,
-        }
-    }
-}
-
-#[derive(Debug, Serialize)]
-struct NodeDto {
-    id: String,
-    reachable: bool,
-    sandboxes: u32,
-    total: ResourcesDto,
-    allocated: ResourcesDto,
-}
-
-impl From<NodeView> for NodeDto {
-    fn from(node: NodeView) -> Self {
-        Self {
-            id: node.id.to_string(),
-            reachable: node.is_reachable,
-            sandboxes: node.sandboxes,
-            total: node.total.into(),
-            allocated: node.allocated.into(),
-        }
-    }
-}
-
-async fn nodes(State(api): State<Api>, _: Operator) -> Answer {
-    let nodes = api.control().node_list();
-    let nodes: Vec<NodeDto> = nodes.into_iter().map(NodeDto::from).collect();
-    Ok(json(StatusCode::OK, nodes))
 }
 
 async fn list_keys(State(api): State<Api>, Operator(tenant): Operator) -> Answer {

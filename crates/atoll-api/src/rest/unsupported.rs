@@ -8,7 +8,7 @@ use super::{Operation, Table};
 use crate::auth::Caller;
 use crate::error::ApiError;
 
-static OPERATIONS: [Operation; 53] = [
+static OPERATIONS: [Operation; 50] = [
     (Method::POST, "/sandboxes/{sandboxID}/pause"),
     (Method::POST, "/sandboxes/{sandboxID}/resume"),
     (Method::POST, "/sandboxes/{sandboxID}/fork"),
@@ -60,9 +60,6 @@ static OPERATIONS: [Operation; 53] = [
     (Method::GET, "/secrets/{secretID}"),
     (Method::POST, "/secrets/{secretID}"),
     (Method::DELETE, "/secrets/{secretID}"),
-    (Method::GET, "/nodes"),
-    (Method::GET, "/nodes/{nodeID}"),
-    (Method::POST, "/nodes/{nodeID}"),
     (Method::POST, "/admin/teams/{teamID}/sandboxes/kill"),
     (Method::GET, "/admin/sandboxes/running-counts"),
     (Method::POST, "/admin/teams/{teamID}/builds/cancel"),

@@ -8,6 +8,7 @@ mod bad_input;
 mod contract;
 mod lists;
 mod node;
+mod nodes;
 mod rpc;
 mod sandboxes;
 mod spec;

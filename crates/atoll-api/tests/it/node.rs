@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use atoll_control::node_client::NodeClient;
+use atoll_core::heartbeat::{Gauge, Heartbeat, MachineUsage, StateDigest};
 use atoll_core::id::{BuildId, Generation, NodeId, SandboxId, TemplateId};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::node::{CallOutcome, NodeReport, ObservedSandbox, ObservedState, Refusal};
@@ -12,6 +13,13 @@ use atoll_core::time::Clock as _;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
+
+/// What it has.
+const TOTAL: Resources = Resources {
+    cpu_millis: 16_000,
+    memory_mib: 16_384,
+    disk_mib: 100_000,
+};
 
 #[derive(Debug)]
 pub(crate) struct FakeNode {
@@ -37,6 +45,45 @@ impl FakeNode {
 
     pub(crate) fn network(&self, id: &str) -> NetworkPolicy {
         self.networks.lock().unwrap()[&id.parse().unwrap()].clone()
+    }
+
+    /// What it would say of itself now.
+    pub(crate) fn heartbeat(&self) -> Heartbeat {
+        let running = self.running.lock().unwrap();
+        let half = |total| Gauge {
+            total,
+            used: total / 2,
+        };
+        Heartbeat {
+            node: self.id.clone(),
+            at: atoll_control::clock::SystemClock.now(),
+            total: TOTAL,
+            allocated: Resources::default(),
+            sandboxes: u32::try_from(running.len()).unwrap(),
+            usage: MachineUsage {
+                cpu_millis: half(8_000),
+                memory_bytes: half(1 << 30),
+                disk_bytes: half(1 << 40),
+                network_bps: half(1_000_000),
+            },
+            digest: StateDigest::of(running.values()),
+            driver: "fake".to_owned(),
+            driver_problem: None,
+        }
+    }
+
+    /// Runs something that nobody ordered.
+    pub(crate) fn plant(&self, id: &str) {
+        let id: SandboxId = id.parse().unwrap();
+        let seen = ObservedSandbox {
+            id: id.clone(),
+            generation: Generation::FIRST,
+            state: ObservedState::Running,
+            resources: Resources::default(),
+            started_at: None,
+            detail: None,
+        };
+        self.running.lock().unwrap().insert(id, seen);
     }
 
     pub(crate) fn running_count(&self) -> usize {
@@ -91,11 +138,7 @@ impl NodeClient for FakeNode {
     async fn report(&self) -> CallOutcome<NodeReport> {
         CallOutcome::Done(NodeReport {
             node: self.id.clone(),
-            total: Resources {
-                cpu_millis: 16_000,
-                memory_mib: 16_384,
-                disk_mib: 100_000,
-            },
+            total: TOTAL,
             allocated: Resources::default(),
             sandboxes: self.running.lock().unwrap().values().cloned().collect(),
         })

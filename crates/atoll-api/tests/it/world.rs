@@ -49,6 +49,7 @@ pub(crate) struct World {
     pub(crate) router: Router,
     pub(crate) control: ControlPlane,
     pub(crate) node: Arc<FakeNode>,
+    pub(crate) store: Arc<SqliteStore>,
     pub(crate) events: mpsc::Sender<NodeEvent>,
     pub(crate) tenant: Tenant,
     /// A key of another team.
@@ -112,6 +113,7 @@ impl World {
             router: Api::new(cfg, control.clone(), tasks).router(),
             control,
             node,
+            store,
             events,
             tenant: tenant(team),
             other_key: other_key.text.expose_secret().to_owned(),
@@ -185,6 +187,18 @@ impl World {
             status: parts.status,
             headers: parts.headers,
             json,
+        }
+    }
+
+    /// Waits until the condition holds; fails with `what` if it does not in time.
+    pub(crate) async fn until(&self, what: &str, condition: impl AsyncFn() -> bool) {
+        let deadline = tokio::time::Instant::now() + LIMIT;
+        while !condition().await {
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "not in time: {what}"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 

@@ -158,6 +158,11 @@ impl NodeEntry {
         self.state() == NodeState::Ready && self.client.is_some()
     }
 
+    #[cfg(test)]
+    pub(super) const fn expected(&self) -> (StateDigest, u32) {
+        (self.expected, self.unknown)
+    }
+
     pub(super) fn silence(&self, now: Instant) -> Duration {
         now.duration_since(self.last_contact)
     }

@@ -1,62 +1,300 @@
 //! How well the control plane and what it depends on do.
+//!
+//! A check runs every 30 seconds and whenever somebody asks. A load balancer asks often: it gets
+//! the last check as long as that is fresh.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use atoll_core::reconcile::NodeHealth;
-use tokio::time::timeout;
+use async_trait::async_trait;
+use atoll_core::breaker;
+use atoll_core::heartbeat::Gauge;
+use atoll_core::node::NodeState;
+use atoll_core::time::Timestamp;
+use futures::future::join_all;
+use tokio::time::{Instant, timeout};
 
-use super::ControlPlane;
-use crate::view::{ComponentHealth, Health, HealthStatus};
+use super::{ControlPlane, Inner};
+use crate::lock::lock;
+use crate::view::{ComponentHealth, Health, HealthStatus, NodeView};
 
 /// How long the store may take to answer.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
-impl ControlPlane {
-    /// How well the control plane and what it depends on do.
-    pub async fn health(&self) -> Health {
-        let mut components = vec![self.store_health().await];
-        let nodes = self.inner.registry.health();
-        for (id, health) in &nodes {
-            let (status, detail) = match health {
-                NodeHealth::Ready => (HealthStatus::Healthy, ""),
-                NodeHealth::Suspect => (HealthStatus::Degraded, "does not answer"),
-                NodeHealth::Lost => (HealthStatus::Unhealthy, "is lost"),
-            };
-            components.push(ComponentHealth {
-                name: format!("node {id}"),
-                status,
-                detail: detail.to_owned(),
-            });
-        }
-        let store = components
-            .first()
-            .map_or(HealthStatus::Unhealthy, |store| store.status);
-        let fleet = if nodes.values().all(|health| *health == NodeHealth::Ready) {
-            HealthStatus::Healthy
-        } else if nodes.values().any(|health| *health == NodeHealth::Ready) {
-            HealthStatus::Degraded
-        } else {
-            HealthStatus::Unhealthy
-        };
-        Health {
-            status: store.max(fleet),
-            components,
+/// A store that takes so long holds up every create.
+const STORE_SLOW: Duration = Duration::from_millis(500);
+
+/// How long another part may take to be checked.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A check that is younger is not repeated for who does not insist.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Parts that can be watched beside the built-in ones.
+const PROBES_MAX: usize = 64;
+
+/// Clocks that differ by more make deadlines and histories of nodes hard to read. Some of it is the
+/// time the heartbeat was under way.
+const SKEW_DEGRADED: Duration = Duration::from_secs(1);
+
+/// Clocks that differ by more are wrong.
+const SKEW_UNHEALTHY: Duration = Duration::from_secs(30);
+
+/// A disk of which less is free, in percent, will be full soon.
+const DISK_DEGRADED_PCT: u64 = 10;
+
+/// A disk of which less is free, in percent, refuses sandboxes and databases.
+const DISK_UNHEALTHY_PCT: u64 = 2;
+
+/// What a part says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// How well it does.
+    pub status: HealthStatus,
+    /// Why, for people; empty when healthy.
+    pub detail: String,
+}
+
+impl Verdict {
+    /// It works.
+    #[must_use]
+    pub const fn healthy() -> Self {
+        Self {
+            status: HealthStatus::Healthy,
+            detail: String::new(),
         }
     }
 
-    async fn store_health(&self) -> ComponentHealth {
-        let (status, detail) = match timeout(STORE_TIMEOUT, self.inner.store.ping()).await {
-            Ok(Ok(())) => (HealthStatus::Healthy, String::new()),
-            Ok(Err(error)) => (HealthStatus::Unhealthy, error.to_string()),
-            Err(_) => (
-                HealthStatus::Unhealthy,
-                "does not answer in time".to_owned(),
-            ),
-        };
-        ComponentHealth {
-            name: "store".to_owned(),
-            status,
-            detail,
+    /// It works in part.
+    #[must_use]
+    pub fn degraded(detail: impl Into<String>) -> Self {
+        Self {
+            status: HealthStatus::Degraded,
+            detail: detail.into(),
         }
     }
+
+    /// It does not work.
+    #[must_use]
+    pub fn unhealthy(detail: impl Into<String>) -> Self {
+        Self {
+            status: HealthStatus::Unhealthy,
+            detail: detail.into(),
+        }
+    }
+
+    /// How well a disk does with so much of it in use.
+    #[must_use]
+    pub fn of_disk(disk: Gauge) -> Self {
+        if disk.total == 0 {
+            return Self::degraded("its size is not known");
+        }
+        let free_pct = u128::from(disk.available()) * 100 / u128::from(disk.total);
+        let detail = || format!("{free_pct} % of it is free");
+        if free_pct < u128::from(DISK_UNHEALTHY_PCT) {
+            Self::unhealthy(detail())
+        } else if free_pct < u128::from(DISK_DEGRADED_PCT) {
+            Self::degraded(detail())
+        } else {
+            Self::healthy()
+        }
+    }
+}
+
+/// A part that is watched beside the store and the nodes: a cache, a discovery, a disk.
+#[async_trait]
+pub trait HealthProbe: Send + Sync + std::fmt::Debug {
+    /// What it is called.
+    fn name(&self) -> String;
+
+    /// Looks how well it does. Is given up after some seconds.
+    async fn check(&self) -> Verdict;
+}
+
+/// What is known of earlier checks.
+#[derive(Debug, Default)]
+pub(crate) struct HealthBook {
+    probes: Mutex<Vec<Arc<dyn HealthProbe>>>,
+    last: Mutex<Option<(Instant, Health)>>,
+    successes: Mutex<BTreeMap<String, Timestamp>>,
+}
+
+impl ControlPlane {
+    /// Checks everything now.
+    pub async fn health(&self) -> Health {
+        self.inner.check_health().await
+    }
+
+    /// The last check; a new one if that is not fresh.
+    pub async fn health_recent(&self) -> Health {
+        let last = lock(&self.inner.health.last).clone();
+        match last {
+            Some((at, health)) if at.elapsed() < FRESH => health,
+            _ => self.health().await,
+        }
+    }
+
+    /// Why no sandbox can be made here now, if so: no store, or no node that takes any.
+    pub async fn unready(&self) -> Option<String> {
+        let health = self.health_recent().await;
+        let store = health.components.iter().find(|part| part.name == STORE);
+        if let Some(store) = store.filter(|store| store.status == HealthStatus::Unhealthy) {
+            return Some(format!("the store is unhealthy: {}", store.detail));
+        }
+        let nodes = self.node_list();
+        let is_served = nodes.iter().any(|node| node.state == NodeState::Ready);
+        (!is_served).then(|| "no node takes sandboxes".to_owned())
+    }
+
+    /// Watches one more part.
+    pub fn health_watch(&self, probe: Arc<dyn HealthProbe>) {
+        let mut probes = lock(&self.inner.health.probes);
+        if probes.len() < PROBES_MAX {
+            probes.push(probe);
+        } else {
+            tracing::error!(
+                name = probe.name(),
+                "too many parts: this one is not watched"
+            );
+        }
+    }
+}
+
+const STORE: &str = "store";
+
+impl Inner {
+    pub(crate) async fn check_health(&self) -> Health {
+        let probes = lock(&self.health.probes).clone();
+        let (store, others) = tokio::join!(
+            self.store_health(),
+            join_all(probes.iter().map(|probe| watched(probe.as_ref()))),
+        );
+        let nodes = self.registry.view();
+        let fleet = fleet_status(&nodes);
+        let essential = store.status.max(fleet);
+        let mut components = vec![store];
+        components.extend(others);
+        components.extend(nodes.iter().flat_map(of_node));
+        self.note_successes(&mut components);
+        let worst = components.iter().map(|part| part.status).max();
+        let health = Health {
+            // What is not essential only degrades.
+            status: match worst {
+                Some(HealthStatus::Degraded | HealthStatus::Unhealthy) => {
+                    essential.max(HealthStatus::Degraded)
+                }
+                Some(HealthStatus::Healthy) | None => essential,
+            },
+            components,
+        };
+        *lock(&self.health.last) = Some((Instant::now(), health.clone()));
+        health
+    }
+
+    async fn store_health(&self) -> ComponentHealth {
+        let begun = Instant::now();
+        let answer = timeout(STORE_TIMEOUT, self.store.ping()).await;
+        let latency = begun.elapsed();
+        let verdict = match answer {
+            Ok(Ok(())) if latency >= STORE_SLOW => {
+                Verdict::degraded(format!("answers after {} ms", latency.as_millis()))
+            }
+            Ok(Ok(())) => Verdict::healthy(),
+            Ok(Err(error)) => Verdict::unhealthy(error.to_string()),
+            Err(_) => Verdict::unhealthy("does not answer in time"),
+        };
+        component(STORE.to_owned(), verdict, Some(latency))
+    }
+
+    /// Fills in when each component last worked. Those that are gone are forgotten.
+    fn note_successes(&self, components: &mut [ComponentHealth]) {
+        let now = self.clock.now();
+        let mut successes = lock(&self.health.successes);
+        successes.retain(|name, _| components.iter().any(|part| part.name == *name));
+        for part in components {
+            if part.status == HealthStatus::Healthy {
+                let at = part.last_success.unwrap_or(now);
+                successes.insert(part.name.clone(), at);
+            }
+            part.last_success = successes.get(&part.name).copied();
+        }
+    }
+}
+
+async fn watched(probe: &dyn HealthProbe) -> ComponentHealth {
+    let begun = Instant::now();
+    let verdict = timeout(PROBE_TIMEOUT, probe.check()).await;
+    let verdict = verdict.unwrap_or_else(|_| Verdict::unhealthy("does not answer in time"));
+    component(probe.name(), verdict, Some(begun.elapsed()))
+}
+
+fn component(name: String, verdict: Verdict, latency: Option<Duration>) -> ComponentHealth {
+    ComponentHealth {
+        name,
+        status: verdict.status,
+        detail: verdict.detail,
+        latency,
+        last_success: None,
+    }
+}
+
+/// The nodes together: a lost one among several only degrades.
+fn fleet_status(nodes: &[NodeView]) -> HealthStatus {
+    let is_well = |node: &NodeView| matches!(node.state, NodeState::Ready | NodeState::Draining);
+    if nodes.iter().all(is_well) {
+        HealthStatus::Healthy
+    } else if nodes.iter().any(is_well) {
+        HealthStatus::Degraded
+    } else {
+        HealthStatus::Unhealthy
+    }
+}
+
+/// A node, its driver, its disk and its clock.
+fn of_node(node: &NodeView) -> Vec<ComponentHealth> {
+    let id = &node.id;
+    let verdict = match (node.state, &node.breaker) {
+        (NodeState::Suspect, _) => Verdict::degraded("does not answer"),
+        (NodeState::Lost, _) => Verdict::unhealthy("is lost"),
+        (NodeState::Left, _) => Verdict::unhealthy("was removed"),
+        (NodeState::Ready | NodeState::Draining, (breaker::State::Closed, _)) => Verdict::healthy(),
+        (NodeState::Ready | NodeState::Draining, (state, why)) => Verdict::degraded(format!(
+            "its breaker for starts is {}: {}",
+            state.as_str(),
+            why.as_deref().unwrap_or("it failed")
+        )),
+    };
+    let mut parts = vec![component(format!("node {id}"), verdict, None)];
+    let beat = node.last_heartbeat.as_ref();
+    let Some(beat) = beat.filter(|_| node.is_reachable) else {
+        return parts;
+    };
+    parts[0].last_success = Some(beat.received_at);
+    let driver = match &beat.heartbeat.driver_problem {
+        None => Verdict::healthy(),
+        Some(problem) => Verdict::unhealthy(problem.clone()),
+    };
+    let skew = skew(beat.heartbeat.at, beat.received_at);
+    let clock = if skew >= SKEW_UNHEALTHY {
+        Verdict::unhealthy(format!("differs by {:.1} s", skew.as_secs_f64()))
+    } else if skew >= SKEW_DEGRADED {
+        Verdict::degraded(format!("differs by {:.1} s", skew.as_secs_f64()))
+    } else {
+        Verdict::healthy()
+    };
+    let driver_name = format!("driver {} on {id}", beat.heartbeat.driver);
+    parts.push(component(driver_name, driver, None));
+    let disk = Verdict::of_disk(beat.heartbeat.usage.disk_bytes);
+    parts.push(component(format!("disk of {id}"), disk, None));
+    parts.push(component(format!("clock of {id}"), clock, None));
+    for part in &mut parts[1..] {
+        part.last_success = Some(beat.received_at);
+    }
+    parts
+}
+
+fn skew(theirs: Timestamp, ours: Timestamp) -> Duration {
+    ours.saturating_since(theirs)
+        .max(theirs.saturating_since(ours))
 }

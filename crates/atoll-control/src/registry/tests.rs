@@ -1,0 +1,355 @@
+//! The accounts are exact after any sequence of what can happen.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use atoll_core::heartbeat::{MachineUsage, StateDigest};
+use atoll_core::id::{BuildId, TemplateId};
+use atoll_core::network::NetworkPolicy;
+use atoll_core::node::{CallOutcome, ObservedState, Refusal};
+use atoll_core::sandbox::{Desired, OnTimeout, SandboxConfig, SandboxSpec, State};
+use atoll_core::template::TemplateSource;
+use proptest::prelude::*;
+
+use super::*;
+
+const NODES: [&str; 3] = ["node-0", "node-1", "node-2"];
+const SANDBOXES: usize = 8;
+
+/// What each node has: room for a few sandboxes only, so that some are refused.
+const TOTAL: Resources = Resources {
+    cpu_millis: 8_000,
+    memory_mib: 4_096,
+    disk_mib: 10_000,
+};
+
+#[derive(Debug)]
+struct NoNode(NodeId);
+
+#[async_trait::async_trait]
+impl NodeClient for NoNode {
+    fn node(&self) -> &NodeId {
+        &self.0
+    }
+    async fn ensure(&self, _: &SandboxSpec) -> CallOutcome<ObservedSandbox> {
+        CallOutcome::Refused(Refusal::UnknownSandbox)
+    }
+    async fn remove(&self, _: &SandboxId, _: Generation) -> CallOutcome<()> {
+        CallOutcome::Done(())
+    }
+    async fn update_network(
+        &self,
+        _: &SandboxId,
+        _: Generation,
+        _: &NetworkPolicy,
+    ) -> CallOutcome<()> {
+        CallOutcome::Done(())
+    }
+    async fn report(&self) -> CallOutcome<NodeReport> {
+        CallOutcome::Unknown("it is not asked here".to_owned())
+    }
+    async fn import_template(
+        &self,
+        _: &TemplateId,
+        _: &BuildId,
+        _: &TemplateSource,
+    ) -> CallOutcome<()> {
+        CallOutcome::Done(())
+    }
+    async fn remove_template(&self, _: &TemplateId, _: &BuildId) -> CallOutcome<()> {
+        CallOutcome::Done(())
+    }
+}
+
+/// One thing that happens. Numbers choose a sandbox, a node, a state.
+#[derive(Debug, Clone)]
+enum Step {
+    Place(usize),
+    /// The chosen node refused: it goes elsewhere under the next generation.
+    Replace(usize),
+    Adopt(usize, usize),
+    Forget(usize),
+    /// What a node said of its placement; a stale generation if so.
+    Observe(usize, u8, bool),
+    /// It holds only what a paused one does.
+    Hold(usize, bool),
+    /// It is to take its whole room again.
+    Readmit(usize),
+    /// The node reports a part of what is placed there, as something.
+    Report(usize, u8, u8),
+    Beat(usize),
+    Silence(u64),
+    Join(usize),
+    Drain(usize, bool),
+    Leave(usize),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let (one, node) = (0..SANDBOXES, 0..NODES.len());
+    prop_oneof![
+        4 => one.clone().prop_map(Step::Place),
+        2 => one.clone().prop_map(Step::Replace),
+        1 => (one.clone(), node.clone()).prop_map(|(one, node)| Step::Adopt(one, node)),
+        2 => one.clone().prop_map(Step::Forget),
+        3 => (one.clone(), any::<u8>(), any::<bool>())
+            .prop_map(|(one, state, stale)| Step::Observe(one, state, stale)),
+        2 => one.clone().prop_map(Step::Readmit),
+        2 => (one, any::<bool>()).prop_map(|(one, memory)| Step::Hold(one, memory)),
+        2 => (node.clone(), any::<u8>(), any::<u8>())
+            .prop_map(|(node, mask, state)| Step::Report(node, mask, state)),
+        1 => node.clone().prop_map(Step::Beat),
+        1 => (0_u64..40).prop_map(Step::Silence),
+        1 => node.clone().prop_map(Step::Join),
+        1 => (node.clone(), any::<bool>()).prop_map(|(node, on)| Step::Drain(node, on)),
+        1 => node.prop_map(Step::Leave),
+    ]
+}
+
+fn sandbox(number: usize) -> Sandbox {
+    let size = u32::try_from(number).unwrap() + 1;
+    Sandbox {
+        id: format!("i{number}").parse().unwrap(),
+        revision: 1,
+        team: "team".parse().unwrap(),
+        config: SandboxConfig {
+            template: "template".parse().unwrap(),
+            build: "build-1".parse().unwrap(),
+            alias: None,
+            resources: Resources {
+                cpu_millis: 500 * size,
+                memory_mib: 256 * size,
+                disk_mib: 512 * size,
+            },
+            metadata: BTreeMap::new(),
+            env: BTreeMap::new(),
+            network: NetworkPolicy::default(),
+            is_secured: false,
+            on_timeout: OnTimeout::Kill,
+            auto_resume: false,
+        },
+        state: State::Pending,
+        desired: Desired::Running,
+        stop_reason: None,
+        generation: Generation::FIRST,
+        node: None,
+        created_at: Timestamp::from_micros(0),
+        started_at: None,
+        timeout: Duration::from_secs(60),
+        deadline: Timestamp::from_micros(0),
+        keep_memory: false,
+        kept: None,
+        is_restarting: false,
+        updated_at: Timestamp::from_micros(0),
+        ended: None,
+        last_error: None,
+        created_by: None,
+    }
+}
+
+fn node(number: usize) -> NodeId {
+    NODES[number].parse().unwrap()
+}
+
+fn seen(id: &SandboxId, generation: Generation, state: u8) -> ObservedSandbox {
+    let states = [
+        ObservedState::Starting,
+        ObservedState::Running,
+        ObservedState::Paused,
+        ObservedState::Exited,
+    ];
+    ObservedSandbox {
+        id: id.clone(),
+        generation,
+        state: states[usize::from(state) % states.len()],
+        resources: Resources::default(),
+        started_at: None,
+        detail: None,
+    }
+}
+
+fn generation(registry: &Registry, id: &SandboxId) -> Generation {
+    let inner = lock(&registry.inner);
+    let entry = inner.sandboxes.get(id);
+    entry.map_or(Generation::FIRST, |entry| *entry.generations.end())
+}
+
+fn placed_on(registry: &Registry, id: &SandboxId) -> Option<NodeId> {
+    let inner = lock(&registry.inner);
+    inner.sandboxes.get(id)?.node.clone()
+}
+
+async fn carry_out(registry: &Registry, step: Step) {
+    let now = Timestamp::from_micros(0);
+    match step {
+        Step::Place(number) | Step::Replace(number) => {
+            let row = sandbox(number);
+            let excluded = match step {
+                Step::Replace(_) => placed_on(registry, &row.id),
+                _ => None,
+            };
+            let next = generation(registry, &row.id).next();
+            let excluded: Vec<_> = excluded.into_iter().collect();
+            drop(registry.place(&row, &excluded, next, 0));
+        }
+        Step::Adopt(number, on) => {
+            let mut row = sandbox(number);
+            row.node = Some(node(on));
+            registry.adopt(&row);
+        }
+        Step::Forget(number) => registry.forget(&sandbox(number).id),
+        Step::Observe(number, state, is_stale) => {
+            let id = sandbox(number).id;
+            let mut of = generation(registry, &id);
+            if is_stale {
+                of = of.next();
+            }
+            let what = match state % 3 {
+                0 => Observed::Unknown,
+                1 => Observed::Absent,
+                _ => Observed::Known(seen(&id, of, state / 3)),
+            };
+            registry.observe(&id, of, what);
+        }
+        Step::Hold(number, keep_memory) => hold(registry, number, keep_memory),
+        Step::Readmit(number) => {
+            let row = sandbox(number);
+            let next = generation(registry, &row.id).next();
+            let _ = registry.readmit(&row, next);
+        }
+        Step::Report(on, mask, state) => report(registry, on, mask, state),
+        Step::Beat(on) => {
+            let heartbeat = Heartbeat {
+                node: node(on),
+                at: now,
+                total: TOTAL,
+                allocated: Resources::default(),
+                sandboxes: 0,
+                usage: MachineUsage::default(),
+                digest: StateDigest::default(),
+                driver: String::new(),
+                driver_problem: None,
+            };
+            registry.hear(heartbeat, &[], now);
+        }
+        Step::Silence(seconds) => {
+            tokio::time::advance(Duration::from_secs(seconds)).await;
+            registry.age();
+        }
+        Step::Join(on) => {
+            registry.join(Arc::new(NoNode(node(on))), now);
+        }
+        Step::Drain(on, is_on) => {
+            registry.set_drain(&node(on), is_on.then_some(DrainMode::Wait));
+        }
+        Step::Leave(on) => registry.leave(&node(on)),
+    }
+}
+
+/// Its row says that it is paused.
+fn hold(registry: &Registry, number: usize, keep_memory: bool) {
+    let mut row = sandbox(number);
+    row.generation = generation(registry, &row.id);
+    row.node = placed_on(registry, &row.id);
+    row.state = State::Paused;
+    row.keep_memory = keep_memory;
+    registry.follow(&row);
+}
+
+/// A report of those sandboxes whose bit is set, and of a stranger.
+fn report(registry: &Registry, on: usize, mask: u8, state: u8) {
+    let began = registry.begin_report();
+    let mut sandboxes: Vec<_> = (0..SANDBOXES)
+        .filter(|number| mask & (1 << number) != 0)
+        .map(|number| {
+            let id = sandbox(number).id;
+            seen(&id, generation(registry, &id), state)
+        })
+        .collect();
+    sandboxes.push(seen(
+        &"istranger".parse().unwrap(),
+        Generation::FIRST,
+        state,
+    ));
+    let report = NodeReport {
+        node: node(on),
+        total: TOTAL,
+        allocated: Resources::default(),
+        sandboxes,
+    };
+    registry.take_report(&report, began);
+}
+
+/// What every node's sums must be, from the entries alone.
+fn check(registry: &Registry) -> Result<(), TestCaseError> {
+    let inner = lock(&registry.inner);
+    for (id, node) in &inner.nodes {
+        let mut allocated = Resources::default();
+        let mut digest = StateDigest::default();
+        let (mut count, mut unknown) = (0, 0);
+        let here = inner.sandboxes.iter();
+        for (sandbox, entry) in here.filter(|(_, entry)| entry.node.as_ref() == Some(id)) {
+            count += 1;
+            allocated = allocated.checked_add(entry.held).unwrap();
+            match &entry.observed {
+                Observed::Known(seen) => digest.add(sandbox, seen.generation, seen.state),
+                Observed::Unknown => unknown += 1,
+                Observed::Absent => {}
+            }
+        }
+        prop_assert_eq!(node.allocated, allocated, "allocated on {}", id);
+        prop_assert_eq!(node.sandboxes, count, "sandboxes on {}", id);
+        prop_assert_eq!(node.expected(), (digest, unknown), "expected on {}", id);
+        prop_assert!(!node.has_left || count > 0, "{} left and is empty", id);
+    }
+    let placed = inner
+        .sandboxes
+        .values()
+        .filter_map(|entry| entry.node.as_ref());
+    for node in placed {
+        prop_assert!(inner.nodes.contains_key(node), "{} is not known", node);
+    }
+    Ok(())
+}
+
+proptest! {
+    /// Defends: accounting is exact. What a node has given away is the sum of what is placed on it,
+    /// after any sequence of placements, refusals, adoptions, ends, pauses, reports, silences,
+    /// joins and removals; and no placement exceeds what the node has.
+    #[test]
+    fn what_is_allocated_is_the_sum_of_what_is_placed(
+        steps in prop::collection::vec(any_step(), 0..120),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let registry = Registry::new(Overcommit {
+                cpu_pct: 100,
+                memory_pct: 100,
+                disk_pct: 100,
+            });
+            for number in 0..NODES.len() {
+                carry_out(&registry, Step::Join(number)).await;
+                carry_out(&registry, Step::Report(number, 0, 0)).await;
+            }
+            for step in steps {
+                let before: Vec<_> = registry.view();
+                let is_placement = matches!(step, Step::Place(_) | Step::Replace(_));
+                carry_out(&registry, step.clone()).await;
+                check(&registry)?;
+                for node in registry.view() {
+                    let old = before.iter().find(|old| old.id == node.id);
+                    if is_placement && old.is_some_and(|old| old.sandboxes < node.sandboxes) {
+                        prop_assert!(
+                            node.allocated.fits_in(node.allocatable),
+                            "{step:?} overfilled {}", node.id
+                        );
+                    }
+                }
+            }
+            Ok(())
+        })?;
+    }
+}
