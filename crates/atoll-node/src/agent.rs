@@ -345,7 +345,7 @@ impl Agent {
         }
     }
 
-    /// Removes a template build, unless a sandbox runs from it. An absent one is `Done`.
+    /// Removes a template build, unless a sandbox or a snapshot needs it. An absent one is `Done`.
     pub async fn remove_template(&self, template: &TemplateId, build: &BuildId) -> CallOutcome<()> {
         let in_use = {
             let state = self.inner.lock();
@@ -355,6 +355,14 @@ impl Agent {
         if in_use > 0 {
             let why = format!("{in_use} sandboxes run from it");
             return CallOutcome::Refused(Refusal::Failed(why));
+        }
+        match self.inner.templates.snapshots_of(template, build) {
+            Ok(snapshots) if snapshots.is_empty() => {}
+            Ok(snapshots) => {
+                let why = format!("{} snapshots need its layers", snapshots.len());
+                return CallOutcome::Refused(Refusal::Failed(why));
+            }
+            Err(error) => return CallOutcome::Refused(owner::failed(&error)),
         }
         match self.inner.templates.remove(template, build).await {
             Ok(()) => CallOutcome::Done(()),

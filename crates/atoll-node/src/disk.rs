@@ -19,7 +19,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, SeekFrom, flock, open, seek};
+use rustix::fs::{FlockOperation, Mode, OFlags, SeekFrom, flock, ioctl_ficlone, open, seek};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
@@ -215,7 +215,8 @@ fn format(path: &Path, mib: u32) -> Result<(), Error> {
     }
 }
 
-/// Copies the parts of a file that hold data.
+/// Copies a file: at once where its file system shares data between files, otherwise the parts of
+/// it that hold data.
 fn copy_sparse(from: &Path, to: &Path) -> io::Result<File> {
     let source = File::open(from)?;
     let length = source.metadata()?.len();
@@ -224,6 +225,9 @@ fn copy_sparse(from: &Path, to: &Path) -> io::Result<File> {
         .write(true)
         .create_new(true)
         .open(to)?;
+    if ioctl_ficlone(&target, &source).is_ok() {
+        return Ok(target);
+    }
     target.set_len(length)?;
     let mut end = 0;
     loop {

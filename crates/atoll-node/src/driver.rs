@@ -31,7 +31,7 @@ pub mod jail;
 pub struct Capabilities {
     /// Stop a sandbox and let it go on later, with its processes or with its files alone.
     pub pause: bool,
-    /// Keep a copy that other sandboxes can start from.
+    /// Keep a copy of a sandbox's files that other sandboxes can start from.
     pub snapshot: bool,
 }
 
@@ -138,6 +138,13 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     async fn restore(&self, spec: &SandboxSpec, directory: &Path) -> Result<Created, Error> {
         let _ = (spec, directory);
         Err(Error::Unsupported("resume"))
+    }
+
+    /// Copies the files of a sandbox in `directory`, which stands still or does not run, to the
+    /// file `to`, from which a template build starts others.
+    async fn copy_files(&self, directory: &Path, to: &Path) -> Result<(), Error> {
+        let _ = (directory, to);
+        Err(Error::Unsupported("snapshot"))
     }
 
     /// What the image of a sandbox asks.

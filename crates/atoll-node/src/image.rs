@@ -4,6 +4,7 @@
 //! <data dir>/<template id>/<build id>/   one build, complete as soon as it is there
 //!     template.json                      how its layers are mounted, and what the image asked for
 //!     root/ usr/ …                       layers, with the owners that a sandbox sees
+//!     disk.img                           of a snapshot only: the writable layer to start with
 //! <data dir>/.partial/<name>/            builds under way and removals; swept at start
 //! ```
 //!
@@ -37,12 +38,15 @@ mod mounts;
 pub mod oci;
 pub mod registry;
 mod setup;
+mod snapshot;
 mod tree;
 pub mod unpack;
 
 use self::debian::DebianError;
 use self::oci::OciError;
 use self::registry::{PullError, Registries};
+use self::snapshot::Snapshot;
+pub use self::snapshot::SnapshotError;
 use self::tree::Tree;
 use self::unpack::{Budget, Limits, UnpackError};
 
@@ -71,6 +75,8 @@ pub struct RootFs {
     pub working_dir: Option<PathBuf>,
     /// User that the image's programs run as.
     pub user: Option<String>,
+    /// The writable layer to start with a copy of, of a snapshot; otherwise an empty one.
+    pub disk: Option<PathBuf>,
 }
 
 /// One overlay of a root file system.
@@ -192,6 +198,9 @@ struct Metadata {
     mounts: Vec<Mount>,
     #[serde(flatten)]
     image: ImageSettings,
+    /// Of a snapshot only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    snapshot: Option<Snapshot>,
 }
 
 /// What an image asks of whoever runs it.
@@ -259,11 +268,7 @@ impl TemplateStore {
     #[must_use]
     pub fn resolve(&self, template: &TemplateId, build: &BuildId) -> Option<RootFs> {
         let dir = self.build_dir(template, build);
-        let text = fs::read(dir.join(METADATA_FILE)).ok()?;
-        let metadata: Metadata = serde_json::from_slice(&text).ok()?;
-        if metadata.format != FORMAT {
-            return None;
-        }
+        let metadata = read_metadata(&dir)?;
         let locate = |layer| match layer {
             Layer::Own(name) => dir.join(name),
             Layer::Host(path) => path,
@@ -277,6 +282,7 @@ impl TemplateStore {
             environment: metadata.image.environment,
             working_dir: metadata.image.working_dir,
             user: metadata.image.user,
+            disk: metadata.snapshot.map(|_| dir.join(snapshot::DISK_FILE)),
         })
     }
 
@@ -547,9 +553,21 @@ fn finish(partial: &Path, mounts: Vec<Mount>, image: ImageSettings) -> Result<()
         format: FORMAT,
         mounts,
         image,
+        snapshot: None,
     };
+    write_metadata(partial, &metadata)
+}
+
+/// How a build is mounted, if it is complete and of our format.
+fn read_metadata(dir: &Path) -> Option<Metadata> {
+    let text = fs::read(dir.join(METADATA_FILE)).ok()?;
+    let metadata: Metadata = serde_json::from_slice(&text).ok()?;
+    (metadata.format == FORMAT).then_some(metadata)
+}
+
+fn write_metadata(partial: &Path, metadata: &Metadata) -> Result<(), Error> {
     let path = partial.join(METADATA_FILE);
-    let text = serde_json::to_vec_pretty(&metadata).map_err(io::Error::other);
+    let text = serde_json::to_vec_pretty(metadata).map_err(io::Error::other);
     text.and_then(|text| fs::write(&path, text))
         .map_err(Error::io("write", &path))?;
     let sync = || -> io::Result<()> { Ok(rustix::fs::syncfs(fs::File::open(partial)?)?) };

@@ -13,7 +13,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_core::id::{Generation, SandboxId};
+use atoll_core::id::{BuildId, Generation, SandboxId, TemplateId};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::node::{NodeEvent, ObservedSandbox, ObservedState, Refusal};
 use atoll_core::sandbox::{SandboxSpec, UsageSample};
@@ -27,6 +27,7 @@ use crate::guest_client::{self, GUEST_AGENT_PORT};
 use crate::ledger::{Record, Stage};
 
 mod pausing;
+mod snapshot;
 
 /// Pause before a release that failed is tried again; doubled each time.
 const RELEASE_PAUSE: Duration = Duration::from_millis(200);
@@ -49,6 +50,13 @@ pub(super) enum Command {
         generation: Generation,
         keep_memory: bool,
         reply: oneshot::Sender<Answer>,
+    },
+    /// Keep a copy of its files as a template build.
+    Snapshot {
+        generation: Generation,
+        template: TemplateId,
+        build: BuildId,
+        reply: oneshot::Sender<Result<(), Refusal>>,
     },
     /// Let it serve again.
     Resume {
@@ -314,6 +322,19 @@ impl Owner {
                     (Ok(()), Body::Frozen(_) | Body::Files) => Ok(None),
                 };
                 self.answer(paused, reply)
+            }
+            Command::Snapshot {
+                generation,
+                template,
+                build,
+                reply,
+            } => {
+                let taken = match fence(generation, self.record.generation) {
+                    Err(refusal) => Err(refusal),
+                    Ok(()) => self.snapshot(body, &template, &build).await,
+                };
+                let _ = reply.send(taken);
+                None
             }
             Command::Resume { spec, reply } => match self.check_resume(&spec, body) {
                 Err(refusal) => self.answer(Err(refusal), reply),

@@ -1,11 +1,12 @@
-//! The orders to pause and to resume, up to the sandbox's owner, which carries them out.
+//! The orders to pause, to resume and to take a snapshot, up to the sandbox's owner, which carries
+//! them out.
 
-use atoll_core::id::{Generation, SandboxId};
+use atoll_core::id::{BuildId, Generation, SandboxId, TemplateId};
 use atoll_core::node::{CallOutcome, ObservedSandbox, Refusal};
 use atoll_core::sandbox::SandboxSpec;
 use tokio::sync::{mpsc, oneshot};
 
-use super::owner::{Answer, Command};
+use super::owner::Command;
 use super::{Agent, Inner};
 
 impl Agent {
@@ -19,15 +20,9 @@ impl Agent {
         generation: Generation,
         keep_memory: bool,
     ) -> CallOutcome<ObservedSandbox> {
-        let commands = {
-            let state = self.inner.lock();
-            match state.entries.get(id) {
-                None => return CallOutcome::Refused(Refusal::UnknownSandbox),
-                Some(entry) => match fence(generation, entry.generation) {
-                    Err(refusal) => return CallOutcome::Refused(refusal),
-                    Ok(()) => entry.commands.clone(),
-                },
-            }
+        let commands = match self.owner_of(id, generation) {
+            Ok(commands) => commands,
+            Err(refusal) => return CallOutcome::Refused(refusal),
         };
         let (reply, answer) = oneshot::channel();
         let command = Command::Pause {
@@ -36,6 +31,42 @@ impl Agent {
             reply,
         };
         self.order(id, commands, command, answer).await
+    }
+
+    /// Keeps a copy of the sandbox's files as a template build, from which others can be made; a
+    /// running one stands still meanwhile. Of its memory nothing is kept. A build that is here
+    /// already is `Done` as it is. The build that the sandbox was made from must stay as long as
+    /// the new one; [`Agent::remove_template`] sees to that.
+    pub async fn snapshot(
+        &self,
+        id: &SandboxId,
+        generation: Generation,
+        template: &TemplateId,
+        build: &BuildId,
+    ) -> CallOutcome<()> {
+        let commands = match self.owner_of(id, generation) {
+            Ok(commands) => commands,
+            Err(refusal) => return CallOutcome::Refused(refusal),
+        };
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Snapshot {
+            generation,
+            template: template.clone(),
+            build: build.clone(),
+            reply,
+        };
+        self.order(id, commands, command, answer).await
+    }
+
+    fn owner_of(
+        &self,
+        id: &SandboxId,
+        generation: Generation,
+    ) -> Result<mpsc::Sender<Command>, Refusal> {
+        let state = self.inner.lock();
+        let entry = state.entries.get(id).ok_or(Refusal::UnknownSandbox)?;
+        fence(generation, entry.generation)?;
+        Ok(entry.commands.clone())
     }
 
     /// Lets a paused sandbox serve again, under the generation of `spec`, which is newer than the
@@ -79,19 +110,19 @@ impl Agent {
         self.order(&spec.id, commands, command, answer).await
     }
 
-    async fn order(
+    async fn order<T>(
         &self,
         id: &SandboxId,
         commands: mpsc::Sender<Command>,
         command: Command,
-        answer: oneshot::Receiver<Answer>,
-    ) -> CallOutcome<ObservedSandbox> {
+        answer: oneshot::Receiver<Result<T, Refusal>>,
+    ) -> CallOutcome<T> {
         let answered = match commands.send(command).await {
             Ok(()) => answer.await.ok(),
             Err(_) => None,
         };
         match answered {
-            Some(Ok(observed)) => CallOutcome::Done(observed),
+            Some(Ok(done)) => CallOutcome::Done(done),
             Some(Err(refusal)) => CallOutcome::Refused(refusal),
             None if self.inner.lock().entries.contains_key(id) => {
                 CallOutcome::Unknown("the node is stopping".to_owned())

@@ -16,7 +16,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::{Error, PROGRAMS, mount};
+use super::{Error, PROGRAMS, copy_sparse, mount};
 
 /// How often a file that is still mounted is tried again, [`BUSY_PAUSE`] apart. Ten seconds in all:
 /// the kernel writes what is left in memory first, which was synced a moment ago.
@@ -55,6 +55,27 @@ pub fn sync(path: &Path) -> Result<(), Error> {
     File::open(path)
         .and_then(|file| file.sync_all())
         .map_err(error("sync the file", path))
+}
+
+/// Copies a disk that nobody writes to now, mounted or not, and makes the copy clean and durable.
+/// Blocks for as long as it takes to copy what is on it. On failure there is no copy.
+///
+/// # Errors
+/// If the system refuses, or the disk is damaged.
+pub fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+    let copied = copy_sparse(from, to)
+        .map_err(error("copy the file", from))
+        .and_then(|file| {
+            if !is_clean(&file).map_err(error("read the file", to))? {
+                repair(to)?;
+            }
+            file.sync_all().map_err(error("sync the file", to))
+        });
+    if copied.is_err() {
+        // It may not even be there.
+        let _ = std::fs::remove_file(to);
+    }
+    copied
 }
 
 /// Mounts a kept disk, detached, with all that is on it. Blocks for a bounded time.

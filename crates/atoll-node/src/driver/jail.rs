@@ -180,6 +180,27 @@ impl JailDriver {
         Some(stock)
     }
 
+    /// A disk that starts as a snapshot's, which must be of the wanted size.
+    async fn copy_disk(
+        &self,
+        from: PathBuf,
+        to: PathBuf,
+        spec: &SandboxSpec,
+    ) -> Result<OwnedFd, Error> {
+        let wanted = u64::from(spec.resources.disk_mib) << 20;
+        blocking(move || {
+            let length = std::fs::metadata(&from).map(|metadata| metadata.len());
+            if length.map_err(Error::failed("find the snapshot's disk"))? != wanted {
+                return Err(Error::Unsupported(
+                    "a disk of another size than the snapshot's",
+                ));
+            }
+            let opened = kept::copy(&from, &to).and_then(|()| kept::reopen(&to));
+            opened.map_err(Error::failed("copy the snapshot's disk"))
+        })
+        .await
+    }
+
     async fn take_disk(&self, mib: u32) -> Result<Disk, Error> {
         match self.disk_stock(mib) {
             Some(stock) => stock
@@ -270,9 +291,10 @@ impl Driver for JailDriver {
     }
 
     fn capabilities(&self) -> Capabilities {
+        let can_freeze = self.shared.cgroups.can_freeze();
         Capabilities {
-            pause: self.shared.cgroups.can_freeze(),
-            ..Capabilities::default()
+            pause: can_freeze,
+            snapshot: can_freeze,
         }
     }
 
@@ -282,10 +304,15 @@ impl Driver for JailDriver {
             .templates
             .resolve(&spec.template, &spec.build)
             .ok_or(Error::UnknownTemplate)?;
-        let disk = self.take_disk(spec.resources.disk_mib).await?;
-        let disk = disk
-            .install(&directory.join(DISK_FILE))
-            .map_err(Error::failed("install the disk"))?;
+        let path = directory.join(DISK_FILE);
+        let disk = match root.disk.clone() {
+            Some(snapshot) => self.copy_disk(snapshot, path, spec).await?,
+            None => {
+                let disk = self.take_disk(spec.resources.disk_mib).await?;
+                let installed = disk.install(&path);
+                installed.map_err(Error::failed("install the disk"))?
+            }
+        };
         laps.end("disk");
         let cell = self.take_cell().await?;
         laps.end("cell");
@@ -323,6 +350,11 @@ impl Driver for JailDriver {
             defaults: root.into(),
             timings: laps.done,
         })
+    }
+
+    async fn copy_files(&self, directory: &Path, to: &Path) -> Result<(), Error> {
+        let (from, to) = (directory.join(DISK_FILE), to.to_owned());
+        blocking(move || kept::copy(&from, &to).map_err(Error::failed("copy the disk"))).await
     }
 
     fn defaults(&self, record: &Record) -> Result<ImageDefaults, Error> {

@@ -10,3 +10,4 @@ mod life;
 mod many;
 mod pause;
 mod rig;
+mod snapshot;
