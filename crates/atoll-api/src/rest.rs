@@ -28,6 +28,7 @@ use crate::rest::imports::Imports;
 use crate::rpc;
 
 mod admin;
+mod explain;
 mod health;
 mod imports;
 mod keys;
@@ -174,6 +175,7 @@ fn table() -> Table {
     let table = nodes::routes(table);
     let table = teams::routes(table);
     let table = unsupported::routes(table);
+    let table = explain::routes(table);
     admin::routes(table)
 }
 

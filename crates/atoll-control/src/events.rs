@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use atoll_core::event::{EventKind, Subject};
 use atoll_core::id::TeamId;
 use atoll_core::lifecycle::{Announcement, Effect};
-use atoll_core::placement::Placed;
+use atoll_core::placement::{Placed, in_words};
 use atoll_core::sandbox::{EndReason, Sandbox};
 use atoll_core::time::Timestamp;
 use atoll_store::store::EventRow;
@@ -88,6 +88,9 @@ pub(crate) fn placed(row: &Sandbox, at: Timestamp, placed: &Placed) -> EventRow 
     line = with(line, "score", placed.score.to_string());
     if !alternatives.is_empty() {
         line = with(line, "alternatives", alternatives.join(","));
+    }
+    if !placed.counts.is_empty() {
+        line = with(line, "rejected", in_words(&placed.counts));
     }
     line
 }

@@ -4,6 +4,7 @@ mod bootstrap;
 mod create;
 mod delete;
 mod events;
+mod explain;
 mod fleet;
 mod get;
 pub(crate) mod health;

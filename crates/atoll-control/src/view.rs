@@ -8,6 +8,7 @@ use atoll_core::heartbeat::{Heartbeat, MachineUsage};
 use atoll_core::id::{Generation, KeyId, NodeId, SandboxId, TeamId, WebhookId};
 use atoll_core::node::{DrainMode, NodeInfo, NodeState, ObservedState};
 use atoll_core::quota::{Limits, Overrides, Usage};
+use atoll_core::reconcile::{Action, NodeHealth, Observed};
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::{AccessToken, Sandbox, State};
 use atoll_core::template::Template;
@@ -456,4 +457,55 @@ pub struct AllocationView {
     pub resources: Resources,
     /// What the node said last of it; none: an order is under way, or it is not there.
     pub seen: Option<ObservedState>,
+}
+
+/// Everything that is known of a sandbox: the answer to "what happened, and what happens now".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxExplanation {
+    /// The intent, and the state that was reached.
+    pub sandbox: Sandbox,
+    /// What its node last said of it.
+    pub observed: Observed,
+    /// How its node does; none if it is on none, or on one that is not known.
+    pub node_health: Option<NodeHealth>,
+    /// What would be done now, in order; empty if it is where it should be.
+    pub plan: Vec<Action>,
+    /// Whether somebody is at work on it.
+    pub is_driven: bool,
+    /// Where it was placed and why, oldest first.
+    pub decisions: Vec<EventView>,
+    /// What was repaired, oldest first.
+    pub corrections: Vec<EventView>,
+    /// What went wrong, oldest first.
+    pub errors: Vec<EventView>,
+    /// The newest part of its history, oldest first.
+    pub history: Vec<EventView>,
+    /// When this was true.
+    pub at: Timestamp,
+}
+
+/// A sandbox that is placed on a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxOnNode {
+    /// Which.
+    pub id: SandboxId,
+    /// What the node last said of it.
+    pub observed: Observed,
+}
+
+/// Everything that is known of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeExplanation {
+    /// The node.
+    pub node: NodeView,
+    /// What is placed on it, by id; at most a thousand.
+    pub sandboxes: Vec<SandboxOnNode>,
+    /// How many more are.
+    pub sandboxes_left_out: usize,
+    /// What went wrong, oldest first.
+    pub errors: Vec<EventView>,
+    /// The newest part of its history, oldest first.
+    pub history: Vec<EventView>,
+    /// When this was true.
+    pub at: Timestamp,
 }

@@ -88,6 +88,8 @@ pub struct Placed {
     pub reason: String,
     /// The next best, best first.
     pub alternatives: Vec<Candidate>,
+    /// How many nodes fell to each constraint.
+    pub counts: BTreeMap<Constraint, u32>,
 }
 
 /// A refusal.
@@ -105,15 +107,21 @@ impl std::fmt::Display for Rejected {
         if self.counts.is_empty() {
             return f.write_str("there are no nodes");
         }
-        for (index, (constraint, count)) in self.counts.iter().enumerate() {
-            let separator = if index == 0 { "" } else { ", " };
-            write!(f, "{separator}{}: {count} node(s)", constraint.as_str())?;
-        }
+        f.write_str(&in_words(&self.counts))?;
         match &self.smallest_change {
             Some(change) => write!(f, "; {change}"),
             None => Ok(()),
         }
     }
+}
+
+/// How many nodes fell to which constraint, for people; empty if none did.
+#[must_use]
+pub fn in_words(counts: &BTreeMap<Constraint, u32>) -> String {
+    let parts = counts
+        .iter()
+        .map(|(constraint, count)| format!("{}: {count} node(s)", constraint.as_str()));
+    parts.collect::<Vec<_>>().join(", ")
 }
 
 /// Chooses a node.
@@ -154,6 +162,7 @@ pub fn place(fleet: &[NodeCapacity], request: &Request, seed: u64) -> Result<Pla
                 score: *score,
             })
             .collect(),
+        counts,
     })
 }
 

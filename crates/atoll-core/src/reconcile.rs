@@ -369,5 +369,7 @@ fn fail_node_lost() -> Vec<Action> {
     ]
 }
 
+mod words;
+
 #[cfg(test)]
 mod tests;

@@ -43,6 +43,9 @@ pub(crate) enum Command {
     /// List, look into and empty the nodes of a server.
     #[command(subcommand)]
     Nodes(NodesCommand),
+    /// Say why a sandbox or a node is as it is: intent, observation, decisions, repairs, history.
+    #[command(subcommand)]
+    Explain(ExplainCommand),
     /// Say what this machine offers each driver, and how to mend what is missing.
     Doctor(DoctorArgs),
     /// Measure.
@@ -267,6 +270,30 @@ pub(crate) enum NodesCommand {
         /// Although it is ready or has sandboxes.
         #[arg(long)]
         force: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ExplainCommand {
+    /// A sandbox, of any team, also after its end.
+    Sandbox {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its id.
+        id: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// A node.
+    Node {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its name.
+        id: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 

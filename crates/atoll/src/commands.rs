@@ -1,6 +1,7 @@
 //! What each subcommand does, one module a group.
 
 pub(crate) mod doctor;
+pub(crate) mod explain;
 pub(crate) mod key;
 pub(crate) mod nodes;
 pub(crate) mod run;

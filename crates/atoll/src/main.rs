@@ -71,6 +71,7 @@ async fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Key(command) => commands::key::run(command).await?,
         Command::Team(command) => commands::team::run(command).await?,
         Command::Nodes(command) => commands::nodes::run(command).await?,
+        Command::Explain(command) => commands::explain::run(command).await?,
         Command::Doctor(arguments) => commands::doctor::run(&arguments)?,
         Command::Bench(BenchCommand::Create(arguments)) => bench::create::run(&arguments).await?,
         Command::Completions { shell } => {

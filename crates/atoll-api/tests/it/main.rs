@@ -6,6 +6,7 @@ mod access;
 mod admin;
 mod bad_input;
 mod contract;
+mod explain;
 mod lists;
 mod node;
 mod nodes;

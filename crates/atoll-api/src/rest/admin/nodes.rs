@@ -41,7 +41,7 @@ pub(super) fn routes(table: Table) -> Table {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ResourcesDto {
+pub(in crate::rest) struct ResourcesDto {
     cpu_millis: u32,
     #[serde(rename = "memoryMiB")]
     memory_mib: u32,
@@ -123,7 +123,7 @@ impl From<HeartbeatView> for HeartbeatDto {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct NodeDto {
+pub(in crate::rest) struct NodeDto {
     id: String,
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]

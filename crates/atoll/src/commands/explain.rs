@@ -1,0 +1,163 @@
+//! `atoll explain …`: why a sandbox or a node is as it is.
+
+use std::fmt::Write as _;
+
+use http::Method;
+use serde_json::Value;
+
+use crate::cli::ExplainCommand;
+use crate::client::segment;
+use crate::commands::sandbox::client;
+use crate::output;
+
+/// Fields of an event that stand in its line already, or say nothing to a person.
+const QUIET_FIELDS: [&str; 1] = ["event"];
+
+/// Does what the subcommand says.
+///
+/// # Errors
+/// If no server is known, or what the server says.
+pub(crate) async fn run(command: ExplainCommand) -> anyhow::Result<()> {
+    let (server, path, json, render): (_, _, _, fn(&Value) -> String) = match command {
+        ExplainCommand::Sandbox { server, id, json } => {
+            let path = format!("/admin/v1/explain/sandboxes/{}", segment(&id));
+            (server, path, json, sandbox)
+        }
+        ExplainCommand::Node { server, id, json } => {
+            let path = format!("/admin/v1/explain/nodes/{}", segment(&id));
+            (server, path, json, node)
+        }
+    };
+    let answer: Value = client(&server)?.call(Method::GET, &path, None).await?;
+    if json {
+        return output::json(&answer);
+    }
+    output::line(&render(&answer))
+}
+
+fn sandbox(explained: &Value) -> String {
+    let intent = &explained["intent"];
+    let mut text = format!(
+        "sandbox {}  team {}  template {}\n",
+        word(&explained["sandboxID"]),
+        word(&explained["teamID"]),
+        word(&explained["templateID"]),
+    );
+    let _ = writeln!(
+        text,
+        "intent    {} (wanted: {}), generation {}, node {} ({}), until {}",
+        word(&intent["state"]),
+        word(&intent["desired"]),
+        word(&intent["generation"]),
+        word(&intent["nodeID"]),
+        word(&intent["nodeHealth"]),
+        word(&intent["deadline"]),
+    );
+    let _ = writeln!(text, "observed  {}", observed(&explained["observed"]));
+    let plan: Vec<_> = list(&explained["plan"]).iter().map(word).collect();
+    let _ = writeln!(
+        text,
+        "next      {}{}",
+        match plan.as_slice() {
+            [] => "nothing: it is where it should be".to_owned(),
+            steps => steps.join(", then "),
+        },
+        match explained["inProgress"].as_bool() {
+            Some(true) => " (under way)",
+            _ => "",
+        },
+    );
+    if !intent["lastError"].is_null() {
+        let _ = writeln!(text, "error     {}", word(&intent["lastError"]));
+    }
+    section(&mut text, "decisions", &explained["decisions"]);
+    section(&mut text, "corrections", &explained["corrections"]);
+    section(&mut text, "history", &explained["history"]);
+    text.trim_end().to_owned()
+}
+
+fn node(explained: &Value) -> String {
+    let node = &explained["node"];
+    let mut text = format!(
+        "node {}  {} sandboxes\ntotal      {}\nallocated  {}\n",
+        word(&node["id"]),
+        word(&node["sandboxes"]),
+        amounts(&node["total"]),
+        amounts(&node["allocated"]),
+    );
+    for placed in list(&explained["sandboxes"]) {
+        let _ = writeln!(
+            text,
+            "  {}  {}",
+            word(&placed["sandboxID"]),
+            observed(&placed["observed"]),
+        );
+    }
+    match explained["sandboxesLeftOut"].as_u64() {
+        Some(0) | None => {}
+        Some(more) => {
+            let _ = writeln!(text, "  and {more} more");
+        }
+    }
+    section(&mut text, "history", &explained["history"]);
+    text.trim_end().to_owned()
+}
+
+fn section(text: &mut String, title: &str, events: &Value) {
+    let events = list(events);
+    if events.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "{title}");
+    for event in events {
+        let fields = event["fields"].as_object();
+        let fields: Vec<_> = fields
+            .into_iter()
+            .flatten()
+            .filter(|(name, _)| !QUIET_FIELDS.contains(&name.as_str()))
+            .map(|(name, value)| format!("{name}={}", word(value)))
+            .collect();
+        let line = format!(
+            "  {}  {:<18} {}  {}",
+            word(&event["at"]),
+            word(&event["kind"]),
+            word(&event["message"]),
+            fields.join(" "),
+        );
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+}
+
+fn observed(seen: &Value) -> String {
+    let mut text = word(&seen["state"]);
+    if !seen["generation"].is_null() {
+        let _ = write!(text, ", generation {}", word(&seen["generation"]));
+    }
+    if !seen["detail"].is_null() {
+        let _ = write!(text, ": {}", word(&seen["detail"]));
+    }
+    text
+}
+
+fn amounts(resources: &Value) -> String {
+    format!(
+        "{} mcpu, {} MiB memory, {} MiB disk",
+        word(&resources["cpuMillis"]),
+        word(&resources["memoryMiB"]),
+        word(&resources["diskMiB"]),
+    )
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// A value as people read it.
+fn word(value: &Value) -> String {
+    match value {
+        Value::Null => "none".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
