@@ -70,6 +70,32 @@ pub(crate) fn presented_key(headers: &HeaderMap) -> Result<Option<&str>, ApiErro
     Ok(text(headers, &API_KEY)?.or(bearer(headers)?))
 }
 
+/// Whoever may read what was counted: shows the operator's token in its own header, or as the
+/// bearer token that Prometheus sends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scraper;
+
+impl FromRequestParts<Api> for Scraper {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        let headers = &parts.headers;
+        if text(headers, &ADMIN_TOKEN)?.is_some() {
+            check_admin(headers, api.admin_token())?;
+            return Ok(Self);
+        }
+        match bearer(headers)? {
+            Some(token) => check_admin_token(token, api.admin_token())?,
+            None => {
+                return Err(unauthenticated(
+                    "no admin token given: send it as `Authorization: Bearer`",
+                ));
+            }
+        }
+        Ok(Self)
+    }
+}
+
 fn operator_of(team: TeamId) -> Result<Tenant, ApiError> {
     let key: KeyId = ADMIN_KEY
         .parse()
@@ -87,6 +113,10 @@ fn check_admin(headers: &HeaderMap, expected: Option<&SecretString>) -> Result<(
             "no admin token given: send it in the X-Admin-Token header",
         ));
     };
+    check_admin_token(given, expected)
+}
+
+fn check_admin_token(given: &str, expected: Option<&SecretString>) -> Result<(), ApiError> {
     // Digests are compared, so that the time it takes says nothing about the token.
     let matches = expected
         .is_some_and(|expected| Sha256::digest(given) == Sha256::digest(expected.expose_secret()));

@@ -5,15 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_core::error::ErrorKind;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::error::ApiError;
+use crate::metrics;
+
+/// Names the trace that a client's request is part of.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Names the request in the log of the server. The SDKs log it.
 const TRACE_ID: HeaderName = HeaderName::from_static("x-e2b-trace-id");
@@ -34,9 +38,29 @@ impl Places {
     }
 }
 
+/// The route that requests to paths nobody serves are counted under.
+const NO_ROUTE: &str = "none";
+
+/// Length of a trace id in hexadecimal digits.
+const TRACE_ID_LEN: usize = 32;
+
+/// The trace id of a W3C `traceparent` (`version-traceid-spanid-flags`); an invalid one counts as
+/// none, as its specification demands.
+fn trace_of(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(TRACEPARENT)?.to_str().ok()?;
+    let id = value.split('-').nth(1)?;
+    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    let is_id = id.len() == TRACE_ID_LEN && id.bytes().all(is_hex);
+    let is_zero = id.bytes().all(|byte| byte == b'0');
+    (is_id && !is_zero).then(|| id.to_owned())
+}
+
 /// Gives the request an id and a span, and writes what became of it to the log.
 pub(crate) async fn trace(request: Request, next: Next) -> Response {
-    let trace = uuid::Uuid::new_v4().simple().to_string();
+    let trace =
+        trace_of(request.headers()).unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let method = request.method().clone();
     let span = tracing::info_span!(
         "request",
         trace,
@@ -62,8 +86,11 @@ pub(crate) async fn trace(request: Request, next: Next) -> Response {
         if let Ok(value) = HeaderValue::from_str(&trace) {
             response.headers_mut().insert(TRACE_ID, value);
         }
-        let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::debug!(status = response.status().as_u16(), elapsed_ms, "answered");
+        let (status, elapsed) = (response.status().as_u16(), began.elapsed());
+        let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        tracing::debug!(status, elapsed_ms, "answered");
+        let route = route.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
+        metrics::answered(method.as_str(), route, status, elapsed);
         response
     }
     .instrument(span)
@@ -101,4 +128,29 @@ pub(crate) fn defect(panic: Box<dyn Any + Send>) -> ApiError {
     let error = atoll_control::Error::new(ErrorKind::Internal, "internal error")
         .with_source(format!("handler panicked: {text}"));
     ApiError::from(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_valid_trace_ids_are_taken() {
+        let of = |value: &str| {
+            let value = HeaderValue::from_str(value).unwrap();
+            trace_of(&HeaderMap::from_iter([(TRACEPARENT, value)]))
+        };
+        let id = "0af7651916cd43dd8448eb211c80319c";
+        let valid = format!("00-{id}-b7ad6b7169203331-01");
+        assert_eq!(of(&valid).as_deref(), Some(id));
+        for wrong in [
+            "",
+            "00",
+            "00-xyz-b7ad6b7169203331-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+        ] {
+            assert_eq!(of(wrong), None, "{wrong}");
+        }
+    }
 }

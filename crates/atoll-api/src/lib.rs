@@ -25,6 +25,7 @@ pub mod error;
 pub mod fleet;
 mod guard;
 pub mod limit;
+pub mod metrics;
 mod network;
 mod query;
 pub mod rest;

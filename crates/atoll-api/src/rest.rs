@@ -3,7 +3,7 @@
 //! [`Table`] is the one list of operations: the router is built from it, and so is the list that
 //! tests compare with the specifications.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use atoll_control::ControlPlane;
 use atoll_core::error::ErrorKind;
@@ -33,6 +33,7 @@ mod health;
 mod imports;
 mod keys;
 mod lists;
+mod metrics;
 mod nodes;
 mod observe;
 mod sandboxes;
@@ -61,6 +62,7 @@ struct Inner {
     cfg: Config,
     control: ControlPlane,
     imports: Imports,
+    metrics: OnceLock<fn() -> String>,
 }
 
 /// The API. Cheap to clone; clones share everything.
@@ -78,6 +80,7 @@ impl Api {
                 cfg,
                 control,
                 imports: Imports::new(tasks),
+                metrics: OnceLock::new(),
             }),
         }
     }
@@ -102,6 +105,18 @@ impl Api {
             .merge(rpc::router(self, &places))
             .layer(middleware::from_fn(guard::trace))
             .layer(cors)
+    }
+
+    /// The same API, with `/metrics` answering what `render` writes.
+    #[must_use]
+    pub fn with_metrics(self, render: fn() -> String) -> Self {
+        // A second source in one process would be the same.
+        let _ = self.inner.metrics.set(render);
+        self
+    }
+
+    pub(crate) fn metrics(&self) -> Option<fn() -> String> {
+        self.inner.metrics.get().copied()
     }
 
     pub(crate) fn control(&self) -> &ControlPlane {
@@ -167,6 +182,7 @@ fn table() -> Table {
         operations: Vec::new(),
     };
     let table = health::routes(table);
+    let table = metrics::routes(table);
     let table = sandboxes::routes(table);
     let table = lists::routes(table);
     let table = observe::routes(table);

@@ -17,6 +17,7 @@ use atoll_core::time::Timestamp;
 use atoll_store::store::{EventRow, Intent, IntentChange, Transition};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::timeout;
+use tracing::Instrument as _;
 
 use crate::events;
 use crate::node_client::NodeClient;
@@ -165,12 +166,13 @@ impl Executor {
         limit: Duration,
         call: impl Future<Output = CallOutcome<T>> + Send + 'static,
     ) -> Option<CallOutcome<T>> {
-        let mut call: JoinHandle<CallOutcome<T>> = self.inner.tasks.spawn(async move {
+        let call = async move {
             match timeout(limit, call).await {
                 Ok(outcome) => outcome,
                 Err(_) => CallOutcome::Unknown("the node did not answer in time".to_owned()),
             }
-        });
+        };
+        let mut call: JoinHandle<CallOutcome<T>> = self.inner.tasks.spawn(call.in_current_span());
         loop {
             tokio::select! {
                 biased;
@@ -255,12 +257,13 @@ impl Executor {
         };
         let id = row.id.clone();
         let generation = row.generation;
-        let call = self.inner.tasks.spawn(async move {
+        let call = async move {
             match timeout(REMOVE_TIMEOUT, client.remove(&id, generation)).await {
                 Ok(outcome) => outcome,
                 Err(_) => CallOutcome::Unknown("the node did not answer in time".to_owned()),
             }
-        });
+        };
+        let call = self.inner.tasks.spawn(call.in_current_span());
         let outcome = call
             .await
             .unwrap_or_else(|error| CallOutcome::Unknown(error.to_string()));

@@ -29,6 +29,7 @@ mod guard;
 mod key;
 pub mod limit;
 mod lock;
+pub mod metrics;
 pub mod node_client;
 mod node_events;
 mod progress;

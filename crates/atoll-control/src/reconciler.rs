@@ -24,9 +24,11 @@ use atoll_core::reconcile::plan;
 use atoll_core::sandbox::{Sandbox, State};
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use tokio::sync::Notify;
+use tracing::Instrument as _;
 
 use crate::executor::{Attempt, Executor};
 use crate::lock::lock;
+use crate::metrics;
 use crate::progress::Progress;
 use crate::service::Inner;
 
@@ -148,7 +150,8 @@ impl Reconciler {
         slots.insert(id.clone(), Arc::clone(&slot));
         drop(slots);
         let task = drive(Arc::clone(inner), id.clone(), Arc::clone(&slot), hint);
-        inner.tasks.spawn(task);
+        // Within the span of whoever woke it first: its work belongs to that request.
+        inner.tasks.spawn(task.in_current_span());
         Watch { slot }
     }
 
@@ -223,6 +226,7 @@ async fn drive_to_rest(inner: &Arc<Inner>, id: &SandboxId, slot: &Slot, hint: Op
             }
             Attempt::Wait(detail) => {
                 is_unsure = true;
+                metrics::waited();
                 let delay = delays.next().unwrap_or(BACKOFF_MAX);
                 failures = failures.saturating_add(1);
                 tracing::warn!(sandbox = %id, detail, failures, "sandbox is not settled");
@@ -256,7 +260,17 @@ async fn advance(inner: &Inner, executor: &mut Executor, slot: &Slot, row: Sandb
     let observed = inner.registry.observed(&row.id);
     let actions = plan(&row, &observed, &inner.registry.health(), inner.clock.now());
     match actions.first() {
-        Some(action) => executor.execute(slot, row, action).await,
+        Some(action) => {
+            metrics::acted(action.name());
+            let span = tracing::info_span!(
+                "reconcile",
+                sandbox = %row.id,
+                generation = row.generation.get(),
+                node = row.node.as_ref().map(tracing::field::display),
+                action = action.name(),
+            );
+            executor.execute(slot, row, action).instrument(span).await
+        }
         None => {
             inner.settle(&row);
             Attempt::Rest

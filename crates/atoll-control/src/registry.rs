@@ -31,6 +31,7 @@ use self::node::{NodeEntry, Reason, Received, Share, StateChanges};
 use crate::config::Overcommit;
 use crate::guard::{Breakers, GuardedNode};
 use crate::lock::lock;
+use crate::metrics;
 use crate::node_client::NodeClient;
 use crate::view::{AllocationView, HeartbeatView, NodeView};
 
@@ -256,7 +257,10 @@ impl Registry {
             resources: sandbox.config.resources,
             excluded: excluded.to_vec(),
         };
-        let placed = placement::place(&fleet, &request, seed)?;
+        let began = tokio::time::Instant::now();
+        let placed = placement::place(&fleet, &request, seed);
+        metrics::decided(placed.is_ok(), began.elapsed());
+        let placed = placed?;
         let sequence = inner.next_sequence();
         inner.node(&placed.node).breakers.placed();
         inner.change(&sandbox.id, |entry| {

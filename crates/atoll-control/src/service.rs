@@ -14,6 +14,7 @@ mod logs;
 mod metrics;
 mod network;
 mod nodes;
+mod observe;
 mod outcome;
 mod pause;
 pub(crate) mod resource;

@@ -28,6 +28,7 @@ pub mod dial;
 mod forward;
 pub mod limit;
 mod linger;
+pub mod metrics;
 mod pool;
 pub mod proxy;
 pub mod remote;

@@ -26,6 +26,7 @@ use crate::limit::{
     RequestLimiter, TUNNEL_IDLE_TIMEOUT,
 };
 use crate::linger::{Deaf, Lingering};
+use crate::metrics;
 use crate::pool::{Key, Pool, SWEEP_INTERVAL};
 use crate::table::{LiveRoute, RouteTable};
 use crate::target::{Hosts, Target};
@@ -140,6 +141,17 @@ impl Edge {
     {
         let (parts, body) = request.into_parts();
         let body = Lingering::new(body::boxed(body), &parts, &self.inner.tasks).boxed_unsync();
+        let response = self.answer(parts, body, peer).await;
+        metrics::answered(response.status().as_u16());
+        response
+    }
+
+    async fn answer(
+        &self,
+        parts: Parts,
+        body: EdgeBody,
+        peer: Option<IpAddr>,
+    ) -> Response<EdgeBody> {
         match self.admit(&parts) {
             Ok((target, live, permit)) => {
                 self.exchange(parts, body, &target, live, permit, peer)

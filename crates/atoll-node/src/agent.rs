@@ -478,7 +478,13 @@ impl Agent {
                 };
                 let (owner, view) = self.inner.own(&mut state, record, None);
                 let spec = spec.clone();
-                self.inner.tracker.spawn(owner.create_and_run(spec));
+                let span = tracing::info_span!(
+                    "node.start",
+                    node = %self.inner.config.node,
+                    sandbox = %spec.id,
+                    generation = spec.generation.get(),
+                );
+                self.inner.tracker.spawn(owner.create_and_run(spec, span));
                 Admission::Owned(view)
             }
         }

@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::driver::ImageDefaults;
+use crate::traceparent;
 
 /// Port of the guest agent in every sandbox.
 pub const GUEST_AGENT_PORT: u16 = 49_983;
@@ -135,9 +136,13 @@ where
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io)
         .await
         .map_err(Error::Http)?;
-    let request = Request::post("/init")
+    let mut request = Request::post("/init")
         .header(http::header::HOST, "localhost")
-        .header(http::header::CONTENT_TYPE, "application/json")
+        .header(http::header::CONTENT_TYPE, "application/json");
+    if let Some(parent) = traceparent::current() {
+        request = request.header("traceparent", parent);
+    }
+    let request = request
         .body(Full::new(body))
         .map_err(|error| Error::Request(io::Error::other(error)))?;
     let answer = sender.send_request(request);

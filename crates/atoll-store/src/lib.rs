@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod memory;
+pub mod metrics;
 mod queries;
 mod row;
 pub mod sqlite;

@@ -18,6 +18,7 @@ mod secrets;
 mod serve;
 mod stack;
 mod telemetry;
+mod traces;
 
 use std::process::ExitCode;
 
@@ -55,12 +56,11 @@ fn main() -> ExitCode {
 
 async fn dispatch(command: Command) -> anyhow::Result<Exit> {
     // Servers and nodes configure their own logging.
-    if !matches!(
+    let is_server = matches!(
         command,
         Command::Dev(_) | Command::Server(_) | Command::Node(_)
-    ) {
-        telemetry::start(LogFormat::Text, QUIET);
-    }
+    );
+    let _telemetry = (!is_server).then(|| telemetry::start(LogFormat::Text, QUIET));
     match command {
         Command::Dev(arguments) => serve::dev(arguments).await?,
         Command::Server(arguments) => serve::server(arguments).await?,

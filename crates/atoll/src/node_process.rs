@@ -33,7 +33,7 @@ struct Joined {
 /// # Errors
 /// What keeps it from starting, in one line that says how to mend it.
 pub(crate) async fn run(arguments: NodeArgs) -> anyhow::Result<()> {
-    telemetry::start(arguments.log_format, LOG_FILTER);
+    let _telemetry = telemetry::start(arguments.log_format, LOG_FILTER);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let token = secrets::join_token(arguments.join.join_token_file.as_deref())?;

@@ -38,7 +38,7 @@ async fn serve(
     nodes: Nodes,
     greeting: fn(&Connection, Duration) -> String,
 ) -> anyhow::Result<()> {
-    telemetry::start(arguments.log_format, LOG_FILTER);
+    let _telemetry = telemetry::start(arguments.log_format, LOG_FILTER);
     let begun = Instant::now();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

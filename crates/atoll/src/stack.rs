@@ -39,7 +39,7 @@ use crate::commands::doctor;
 use crate::components::Components;
 use crate::connection::Connection;
 use crate::node::{self, BASE_RESOURCES};
-use crate::{listening, secrets};
+use crate::{listening, secrets, telemetry, traces};
 
 /// The name of a node that is alone.
 const NODE_NAME: &str = "local";
@@ -149,7 +149,7 @@ impl Stack {
             default_team: key.team,
             sandbox_domain: Some(domain.clone()),
         };
-        let mut api = Api::new(api_config, control.clone(), tasks.clone()).router();
+        let mut api = observed(Api::new(api_config, control.clone(), tasks.clone()))?;
         if let Some((fleet, token)) = reach.fleet {
             api = atoll_api::fleet::mount(api, fleet, token);
         }
@@ -221,6 +221,14 @@ fn connection(
 struct Reach {
     dialer: Arc<dyn Dialer>,
     fleet: Option<(Fleet, Option<JoinToken>)>,
+}
+
+/// The API's service with its metrics and traces.
+fn observed(api: Api) -> anyhow::Result<axum::Router> {
+    telemetry::metrics().context("count what happens")?;
+    atoll_node::traceparent::set_source(traces::current);
+    let router = api.with_metrics(telemetry::render_metrics).router();
+    Ok(router.layer(axum::middleware::from_fn(traces::adopt)))
 }
 
 /// Starts a node in this process and makes it known to the control plane.

@@ -1,28 +1,165 @@
-//! Logs: where they go and how they look. Standard output belongs to the commands.
+//! Logs, traces and metrics: where they go and how they look. Standard output belongs to the
+//! commands.
+//!
+//! The crates below only speak to the facades `tracing` and `metrics`; what they say is turned into
+//! lines, OTLP spans and Prometheus text here and nowhere else. Traces are exported only where the
+//! environment names a collector (OpenTelemetry specification: `OTEL_EXPORTER_OTLP_ENDPOINT`).
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::LogFormat;
 
-/// Starts logging to standard error. `ATOLL_LOG` filters as `RUST_LOG` does elsewhere; without it,
-/// `default_filter` applies.
-pub(crate) fn start(format: LogFormat, default_filter: &str) {
+/// Variables that name a collector, the narrower first.
+const COLLECTORS: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+];
+
+/// Upper bounds of the buckets of every histogram of seconds: from what a commit takes to what a
+/// client waits for.
+const SECONDS: [f64; 14] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0,
+];
+
+/// Upper bounds of the buckets of histograms that count.
+const COUNTS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+/// Ends the export of traces when it is dropped, with what is still to be sent.
+#[derive(Debug, Default)]
+#[must_use = "spans that wait are lost when this is dropped early"]
+pub(crate) struct Telemetry {
+    provider: Option<SdkTracerProvider>,
+}
+
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        if let Some(provider) = self.provider.take()
+            && let Err(error) = provider.shutdown()
+        {
+            tracing::debug!(%error, "the last spans were not sent");
+        }
+    }
+}
+
+/// Starts logging to standard error, and tracing where a collector is named. `ATOLL_LOG` filters
+/// as `RUST_LOG` does elsewhere; without it, `default_filter` applies.
+pub(crate) fn start(format: LogFormat, default_filter: &str) -> Telemetry {
     let filter =
         EnvFilter::try_from_env("ATOLL_LOG").unwrap_or_else(|_| EnvFilter::new(default_filter));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_span_events(FmtSpan::NONE)
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    // A second start (a command that runs its own server) keeps the first one's.
-    let result = match format {
-        LogFormat::Text => builder.with_target(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    let lines = match format {
+        LogFormat::Text => lines.with_target(false).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    if let Err(error) = result {
+    let (provider, complaint) = match collector().map(|_| exporter()) {
+        None => (None, None),
+        Some(Ok(provider)) => (Some(provider), None),
+        Some(Err(error)) => (None, Some(error)),
+    };
+    let spans = provider
+        .as_ref()
+        .map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("atoll")));
+    let registry = tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
+        .with(spans);
+    // A second start (a command that runs its own server) keeps the first one's.
+    if let Err(error) = registry.try_init() {
         tracing::debug!(%error, "logging was started already");
+        return Telemetry::default();
+    }
+    if let Some(error) = complaint {
+        tracing::warn!(%error, "traces are not exported");
+    }
+    Telemetry { provider }
+}
+
+fn collector() -> Option<String> {
+    let named = COLLECTORS
+        .iter()
+        .filter_map(|name| std::env::var(name).ok());
+    named.into_iter().find(|endpoint| !endpoint.is_empty())
+}
+
+fn exporter() -> Result<SdkTracerProvider, opentelemetry_otlp::ExporterBuildError> {
+    // Address, headers and time-out are the exporter's to read from the environment.
+    let exporter = opentelemetry_otlp::SpanExporter::builder()
+        .with_http()
+        .build()?;
+    let resource = Resource::builder().with_service_name("atoll").build();
+    Ok(SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_resource(resource)
+        .build())
+}
+
+/// What was counted, as Prometheus reads it. The first call begins to count.
+///
+/// # Errors
+/// If something else in this process counts already.
+pub(crate) fn metrics() -> Result<&'static PrometheusHandle, BuildError> {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    if let Some(handle) = HANDLE.get() {
+        return Ok(handle);
+    }
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_writes".to_owned()), &COUNTS)?
+        .install_recorder()?;
+    atoll_api::metrics::describe();
+    atoll_control::metrics::describe();
+    atoll_edge::metrics::describe();
+    atoll_node::metrics::describe();
+    atoll_store::metrics::describe();
+    Ok(HANDLE.get_or_init(|| handle))
+}
+
+/// What was counted so far; empty if nothing counts.
+pub(crate) fn render_metrics() -> String {
+    metrics().map_or_else(
+        |_| String::new(),
+        |handle| {
+            // Histograms are folded together here; nobody else does it.
+            handle.run_upkeep();
+            handle.render()
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    const DOCUMENT: &str = include_str!("../../../docs/metrics.md");
+
+    fn names() -> Vec<(&'static str, &'static str)> {
+        let mut names = Vec::new();
+        names.extend(atoll_api::metrics::ALL);
+        names.extend(atoll_control::metrics::ALL);
+        names.extend(atoll_edge::metrics::ALL);
+        names.extend(atoll_node::metrics::ALL);
+        names.extend(atoll_store::metrics::ALL);
+        names
+    }
+
+    #[test]
+    fn the_document_lists_every_metric_and_no_other() {
+        for (name, meaning) in names() {
+            let row = format!("| `{name}` | {meaning} |");
+            assert!(DOCUMENT.contains(&row), "docs/metrics.md lacks: {row}");
+        }
+        let rows = DOCUMENT
+            .lines()
+            .filter(|line| line.starts_with("| `atoll_"));
+        assert_eq!(rows.count(), names().len());
     }
 }

@@ -11,11 +11,13 @@ use atoll_core::sandbox::{Desired, EndReason, Sandbox, SandboxConfig, State};
 use atoll_core::template::Template;
 use atoll_store::store::{Admission, EventRow, IdempotencyKey, Intent, IntentChange, NewSandbox};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+use tracing::Instrument as _;
 
 use super::{ControlPlane, Inner, demand_full, unavailable};
 use crate::error::{Error, Result, code};
 use crate::events;
+use crate::metrics;
 use crate::reconciler::{Watch, is_over};
 use crate::request::CreateRequest;
 use crate::view::{SandboxView, Tenant};
@@ -25,6 +27,9 @@ pub(super) const CAPACITY_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// When to try again after too many creates were under way.
 const OVERLOAD_RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// The outcome that successful creates are counted under.
+const OK: &str = "ok";
 
 /// When to try again after the quota was used up.
 const QUOTA_RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -43,19 +48,31 @@ impl ControlPlane {
         tenant: &Tenant,
         request: CreateRequest,
     ) -> Result<SandboxView> {
+        let began = Instant::now();
+        let created = self.accept_create(tenant, request).await;
+        let outcome = created
+            .as_ref()
+            .map_or_else(|error| error.kind.as_str(), |_| OK);
+        metrics::created(outcome, began.elapsed());
+        created
+    }
+
+    async fn accept_create(&self, tenant: &Tenant, request: CreateRequest) -> Result<SandboxView> {
         demand_full(tenant)?;
         let places = self.inner.enter_create(tenant).await?;
         self.inner.check_timeout(request.timeout)?;
         let template = self.template_resolve(tenant, &request.template).await?;
         let inner = Arc::clone(&self.inner);
         let tenant = tenant.clone();
+        let span = tracing::info_span!("create", team = %tenant.team, template = %template.id);
         // A caller that hangs up must not leave an intent that nobody drives or gives up.
-        let task = self.inner.tasks.spawn(async move {
+        let work = async move {
             let created = inner.create(&tenant, request, &template).await;
             // Not sooner: also a create that nobody waits for is under way.
             drop(places);
             created
-        });
+        };
+        let task = self.inner.tasks.spawn(work.instrument(span));
         task.await.map_err(|error| {
             Error::new(ErrorKind::Internal, "the create did not end").with_source(error)
         })?
@@ -93,6 +110,7 @@ impl Inner {
             fingerprint: request.fingerprint.clone(),
         });
         let has_key = idempotency.is_some();
+        let began = Instant::now();
         let mut row = self.new_row(tenant, request, template);
         let created = events::announce(&row, row.created_at, Announcement::Created);
         let mut events = vec![events::with(
@@ -107,7 +125,9 @@ impl Inner {
             limits: self.config.team_limits,
             idempotency,
         };
-        let admission = self.store.sandbox_insert(new).await;
+        let span = tracing::info_span!("store.insert", sandbox = %row.id);
+        let admission = self.store.sandbox_insert(new).instrument(span).await;
+        metrics::phase("admit", began.elapsed());
         if !matches!(admission, Ok(Admission::Accepted)) {
             // Gives back what its placement took. A row that is there although the store said
             // otherwise is found by the next full pass.
@@ -134,8 +154,13 @@ impl Inner {
         self.catalog
             .count_spawned(&row.config.template, row.created_at);
         let id = row.id.clone();
+        let began = Instant::now();
         let watch = self.reconciler.wake(self, &id, Some(row));
-        self.await_running(&id, watch, has_key).await
+        let served = self.await_running(&id, watch, has_key).await;
+        if served.is_ok() {
+            metrics::phase("start", began.elapsed());
+        }
+        served
     }
 
     fn new_row(&self, tenant: &Tenant, request: CreateRequest, template: &Template) -> Sandbox {

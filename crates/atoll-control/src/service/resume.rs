@@ -7,6 +7,7 @@ use atoll_core::error::ErrorKind;
 use atoll_core::id::SandboxId;
 use atoll_core::sandbox::{Sandbox, State};
 use atoll_store::store::IntentChange;
+use tracing::Instrument as _;
 
 use super::outcome::{Settled, Stance, conflict, stance};
 use super::timeout::Move;
@@ -109,9 +110,12 @@ impl Inner {
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        self.tasks.spawn(work).await.map_err(|error| {
-            Error::new(ErrorKind::Internal, "the request did not end").with_source(error)
-        })?
+        self.tasks
+            .spawn(work.in_current_span())
+            .await
+            .map_err(|error| {
+                Error::new(ErrorKind::Internal, "the request did not end").with_source(error)
+            })?
     }
 
     async fn serve(

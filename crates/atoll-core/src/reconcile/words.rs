@@ -5,6 +5,25 @@ use std::fmt;
 use super::Action;
 use crate::lifecycle::event_name;
 
+impl Action {
+    /// A word for it, for counters and spans.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Place => "place",
+            Self::Ensure => "ensure",
+            Self::Pause => "pause",
+            Self::Readmit => "readmit",
+            Self::Resume => "resume",
+            Self::Remove => "remove",
+            Self::Advance(_) => "advance",
+            Self::StayPaused => "stay_paused",
+            Self::Fail { .. } => "fail",
+            Self::Expire => "expire",
+        }
+    }
+}
+
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -21,10 +21,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
 use super::pausing::fence;
+use tracing::{Instrument as _, Span};
+
 use super::{Inner, View};
 use crate::driver::{self, Created, ImageDefaults, Instance, Timings, Usage};
 use crate::guest_client::{self, GUEST_AGENT_PORT};
 use crate::ledger::{Record, Stage};
+use crate::metrics;
 
 mod pausing;
 mod snapshot;
@@ -127,12 +130,13 @@ impl Owner {
         }
     }
 
-    /// Makes a sandbox and owns it to its end.
-    pub(super) async fn create_and_run(mut self, spec: SandboxSpec) {
-        match self.create(&spec).await {
+    /// Makes a sandbox, within `span`, and owns it to its end.
+    pub(super) async fn create_and_run(mut self, spec: SandboxSpec, span: Span) {
+        match self.create(&spec).instrument(span).await {
             Ok(instance) => self.run(Body::Running(instance)).await,
             Err(refusal) => {
                 tracing::warn!(sandbox = %self.record.id, reason = %refusal, "sandbox not made");
+                metrics::not_made();
                 self.remove_directory();
                 self.agent.forget(&self.record.id, None);
                 // After the room is given back, so that whoever was refused finds it free.
@@ -161,7 +165,13 @@ impl Owner {
         let began = Instant::now();
         self.write_record()?;
         let directory = self.agent.ledger.directory(&self.record.id);
-        let created = self.agent.driver.create(spec, &directory).await;
+        let span = tracing::info_span!("driver.create");
+        let created = self
+            .agent
+            .driver
+            .create(spec, &directory)
+            .instrument(span)
+            .await;
         let Created {
             instance,
             defaults,
@@ -202,7 +212,10 @@ impl Owner {
     ) -> Result<(), Refusal> {
         let now = self.agent.clock.now();
         let dial = || instance.dial(GUEST_AGENT_PORT);
-        let done = guest_client::initialise(spec, defaults, now, dial).await;
+        let span = tracing::info_span!("guest.init");
+        let done = guest_client::initialise(spec, defaults, now, dial)
+            .instrument(span)
+            .await;
         done.map_err(|error| failed(&error))
     }
 
@@ -218,6 +231,7 @@ impl Owner {
             sandbox = %record.id, generation = record.generation.get(), cell = instance.number(),
             total_ms, steps, "sandbox runs"
         );
+        metrics::started(total, timings);
         self.log("info", format!("started in {total_ms} ms ({steps})"));
         self.view.send_modify(|view| {
             view.observed.state = ObservedState::Running;
@@ -442,6 +456,7 @@ impl Owner {
             };
             let (id, error) = (&self.record.id, Chain(&error).to_string());
             tracing::warn!(sandbox = %id, step, error, "a step failed, to be tried again");
+            metrics::release_failed();
             tokio::select! {
                 () = sleep(pause) => {}
                 () = self.agent.cancel.cancelled() => return false,

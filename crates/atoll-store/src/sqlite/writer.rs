@@ -12,10 +12,12 @@ use atoll_core::event::Cursor;
 use sqlx::Connection as _;
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::apply::{Reply, Write};
 use super::batch;
+use crate::metrics;
 use crate::store::{Error, Result};
 
 /// Writes that may wait before their callers do. At a few thousand writes a second this is about
@@ -125,6 +127,17 @@ fn answer_failed(jobs: &mut Vec<Job>, error: Error) {
 
 /// Commits a group; those who wait for events are told once for all of it.
 async fn commit_group(
+    connection: &mut SqliteConnection,
+    jobs: &[Job],
+    head: &watch::Sender<Cursor>,
+) -> Result<Vec<Reply>> {
+    let began = Instant::now();
+    let committed = commit(connection, jobs, head).await;
+    metrics::committed(jobs.len(), began.elapsed(), committed.is_ok());
+    committed
+}
+
+async fn commit(
     connection: &mut SqliteConnection,
     jobs: &[Job],
     head: &watch::Sender<Cursor>,

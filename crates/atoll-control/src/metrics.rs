@@ -1,0 +1,146 @@
+//! What the control plane counts. The names are an interface; docs/metrics.md lists them.
+
+use std::time::Duration;
+
+use atoll_core::resources::Resources;
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+
+/// Creates, by how they ended.
+const CREATES: &str = "atoll_sandbox_creates_total";
+/// How long creates took.
+const CREATE_SECONDS: &str = "atoll_sandbox_create_seconds";
+/// How long each phase of a create took.
+const PHASE_SECONDS: &str = "atoll_sandbox_create_phase_seconds";
+/// Decisions of the scheduler.
+const DECISIONS: &str = "atoll_schedule_decisions_total";
+/// How long they took.
+const DECISION_SECONDS: &str = "atoll_schedule_seconds";
+/// Actions of the reconciler.
+const ACTIONS: &str = "atoll_reconcile_actions_total";
+/// How often a sandbox had to wait for another attempt.
+const WAITS: &str = "atoll_reconcile_waits_total";
+/// Whether a node is ready.
+const NODE_READY: &str = "atoll_node_ready";
+/// What a node has and gave away.
+const NODE_RESOURCE: &str = "atoll_node_resource";
+/// The same of all nodes together.
+const FLEET_RESOURCE: &str = "atoll_fleet_resource";
+/// Sandboxes that are placed.
+const SANDBOXES: &str = "atoll_sandboxes";
+
+/// Every name, with what it says.
+pub const ALL: [(&str, &str); 11] = [
+    (
+        CREATES,
+        "Creates, by outcome: `ok` or the kind of the error",
+    ),
+    (
+        CREATE_SECONDS,
+        "Seconds from a create's acceptance to its answer",
+    ),
+    (
+        PHASE_SECONDS,
+        "Seconds of a create's phases: `admit` (placement and commit), `start` (until it serves)",
+    ),
+    (DECISIONS, "Placements, by outcome: `placed` or `rejected`"),
+    (
+        DECISION_SECONDS,
+        "Seconds that the scheduler took to decide",
+    ),
+    (ACTIONS, "Actions of the reconciler, by action"),
+    (
+        WAITS,
+        "Times that a sandbox had to wait for another attempt",
+    ),
+    (
+        NODE_READY,
+        "Whether a node is ready (1) or not (0), by node",
+    ),
+    (
+        NODE_RESOURCE,
+        "What a node has (`of`=`total`) and gave away (`allocated`), by node and resource: \
+         `cpu_millis`, `memory_mib`, `disk_mib`",
+    ),
+    (
+        FLEET_RESOURCE,
+        "The same of all ready nodes together, by resource",
+    ),
+    (SANDBOXES, "Sandboxes that are placed on nodes"),
+];
+
+/// Tells the recorder what the names mean.
+pub fn describe() {
+    for (name, text) in ALL {
+        if name.ends_with("_total") {
+            describe_counter!(name, text);
+        } else if name.ends_with("_seconds") {
+            describe_histogram!(name, Unit::Seconds, text);
+        } else {
+            describe_gauge!(name, text);
+        }
+    }
+}
+
+/// One create ended.
+pub(crate) fn created(outcome: &'static str, took: Duration) {
+    counter!(CREATES, "outcome" => outcome).increment(1);
+    histogram!(CREATE_SECONDS).record(took);
+}
+
+/// One phase of a create ended.
+pub(crate) fn phase(name: &'static str, took: Duration) {
+    histogram!(PHASE_SECONDS, "phase" => name).record(took);
+}
+
+/// The scheduler decided.
+pub(crate) fn decided(is_placed: bool, took: Duration) {
+    let outcome = if is_placed { "placed" } else { "rejected" };
+    counter!(DECISIONS, "outcome" => outcome).increment(1);
+    histogram!(DECISION_SECONDS).record(took);
+}
+
+/// The reconciler carried out an action.
+pub(crate) fn acted(action: &'static str) {
+    counter!(ACTIONS, "action" => action).increment(1);
+}
+
+/// A sandbox waits for another attempt.
+pub(crate) fn waited() {
+    counter!(WAITS).increment(1);
+}
+
+/// How a node does.
+pub(crate) fn node(name: &str, is_ready: bool, total: Resources, allocated: Resources) {
+    gauge!(NODE_READY, "node" => name.to_owned()).set(if is_ready { 1.0 } else { 0.0 });
+    for (of, resources) in [("total", total), ("allocated", allocated)] {
+        for (resource, amount) in amounts(resources) {
+            gauge!(NODE_RESOURCE, "node" => name.to_owned(), "resource" => resource, "of" => of)
+                .set(amount);
+        }
+    }
+}
+
+/// How all nodes together do.
+pub(crate) fn fleet(total: [f64; 3], allocated: [f64; 3], sandboxes: u32) {
+    gauge!(SANDBOXES).set(sandboxes);
+    for (of, amounts) in [("total", total), ("allocated", allocated)] {
+        for (resource, amount) in RESOURCES.into_iter().zip(amounts) {
+            gauge!(FLEET_RESOURCE, "resource" => resource, "of" => of).set(amount);
+        }
+    }
+}
+
+/// The resources, in the order of [`amounts`].
+const RESOURCES: [&str; 3] = ["cpu_millis", "memory_mib", "disk_mib"];
+
+/// The amounts, named.
+pub(crate) fn amounts(resources: Resources) -> [(&'static str, f64); 3] {
+    let [cpu, memory, disk] = RESOURCES;
+    [
+        (cpu, f64::from(resources.cpu_millis)),
+        (memory, f64::from(resources.memory_mib)),
+        (disk, f64::from(resources.disk_mib)),
+    ]
+}

@@ -1,0 +1,36 @@
+//! What the store counts. The names are an interface; docs/metrics.md lists them.
+
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+
+/// How long commits took.
+const COMMIT_SECONDS: &str = "atoll_store_commit_seconds";
+/// How many writes shared each.
+const COMMIT_WRITES: &str = "atoll_store_commit_writes";
+/// Commits that failed.
+const COMMIT_FAILURES: &str = "atoll_store_commit_failures_total";
+
+/// Every name, with what it says.
+pub const ALL: [(&str, &str); 3] = [
+    (COMMIT_SECONDS, "Seconds of a commit, its sync included"),
+    (COMMIT_WRITES, "Writes that shared a commit"),
+    (COMMIT_FAILURES, "Commits that failed"),
+];
+
+/// Tells the recorder what the names mean.
+pub fn describe() {
+    let [(_, seconds), (_, writes), (_, failures)] = ALL;
+    describe_histogram!(COMMIT_SECONDS, Unit::Seconds, seconds);
+    describe_histogram!(COMMIT_WRITES, Unit::Count, writes);
+    describe_counter!(COMMIT_FAILURES, failures);
+}
+
+pub(crate) fn committed(writes: usize, took: Duration, is_ok: bool) {
+    if is_ok {
+        histogram!(COMMIT_SECONDS).record(took);
+        histogram!(COMMIT_WRITES).record(u32::try_from(writes).unwrap_or(u32::MAX));
+    } else {
+        counter!(COMMIT_FAILURES).increment(1);
+    }
+}
