@@ -197,7 +197,7 @@ async fn drive_to_rest(inner: &Arc<Inner>, id: &SandboxId, slot: &Slot, hint: Op
     let mut failures: u32 = 0;
     // Whether a commit may have been made although its answer was lost, with its effects undone.
     let mut is_unsure = false;
-    let mut delays = backoff(inner);
+    let mut delays: Option<ExponentialBackoff> = None;
     loop {
         // A wake means that the intent may have changed: what we hold may be old.
         if slot.take_wake() {
@@ -209,10 +209,8 @@ async fn drive_to_rest(inner: &Arc<Inner>, id: &SandboxId, slot: &Slot, hint: Op
         };
         match attempt {
             Attempt::Moved(next) => {
-                if failures > 0 {
-                    failures = 0;
-                    delays = backoff(inner);
-                }
+                failures = 0;
+                delays = None;
                 if std::mem::take(&mut is_unsure) {
                     inner.settle(&next);
                 }
@@ -227,7 +225,8 @@ async fn drive_to_rest(inner: &Arc<Inner>, id: &SandboxId, slot: &Slot, hint: Op
             Attempt::Wait(detail) => {
                 is_unsure = true;
                 metrics::waited();
-                let delay = delays.next().unwrap_or(BACKOFF_MAX);
+                let delay = delays.get_or_insert_with(|| backoff(inner)).next();
+                let delay = delay.unwrap_or(BACKOFF_MAX);
                 failures = failures.saturating_add(1);
                 tracing::warn!(sandbox = %id, detail, failures, "sandbox is not settled");
                 tokio::select! {

@@ -460,6 +460,14 @@ impl Registry {
             .collect()
     }
 
+    /// Begins to wait for every node now: before, none could be heard.
+    pub(crate) fn begin_waiting(&self) {
+        let now = Instant::now();
+        for node in lock(&self.inner).nodes.values_mut() {
+            node.last_contact = now;
+        }
+    }
+
     /// Judges the silence of every node. Answers those whose state changed by it.
     pub(crate) fn age(&self) -> StateChanges {
         let now = Instant::now();

@@ -156,6 +156,7 @@ impl ControlPlane {
         inner.fail_interrupted_imports().await?;
         inner.load_nodes().await?;
         inner.load_live().await?;
+        inner.registry.begin_waiting();
         Ok(Self {
             inner: Arc::new(inner),
         })
