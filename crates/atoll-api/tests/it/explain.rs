@@ -2,7 +2,7 @@
 
 use http::{Method, StatusCode};
 
-use crate::world::World;
+use crate::world::{ADMIN_TOKEN, World};
 
 #[tokio::test]
 async fn a_sandbox_is_explained_while_it_runs_and_after_its_end() {
@@ -64,4 +64,45 @@ async fn what_is_not_known_is_not_found() {
         .ask_admin(Method::GET, "/admin/v1/explain/sandboxes/A%20B", "")
         .await;
     assert_eq!(malformed.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_clients_trace_names_its_request() {
+    let world = World::new().await;
+    let id = "0af7651916cd43dd8448eb211c80319c";
+    let parent = format!("00-{id}-b7ad6b7169203331-01");
+    let answer = world
+        .ask_as(
+            &[("traceparent", &parent)],
+            Method::GET,
+            "/v2/sandboxes",
+            "",
+        )
+        .await;
+    assert_eq!(answer.headers["x-e2b-trace-id"], id);
+}
+
+#[tokio::test]
+async fn metrics_are_for_operators() {
+    let world = World::new().await;
+    let bearer = format!("Bearer {ADMIN_TOKEN}");
+    for (headers, status) in [
+        (vec![], StatusCode::UNAUTHORIZED),
+        (
+            vec![("authorization", "Bearer wrong")],
+            StatusCode::UNAUTHORIZED,
+        ),
+        // Nothing counts in this process, and that is said.
+        (
+            vec![("authorization", bearer.as_str())],
+            StatusCode::NOT_IMPLEMENTED,
+        ),
+        (
+            vec![("x-admin-token", ADMIN_TOKEN)],
+            StatusCode::NOT_IMPLEMENTED,
+        ),
+    ] {
+        let answer = world.ask_as(&headers, Method::GET, "/metrics", "").await;
+        assert_eq!(answer.status, status, "{headers:?}");
+    }
 }
