@@ -53,10 +53,25 @@ pub(crate) struct Iam {
     pub(crate) tokens: Option<BTreeMap<String, Value>>,
 }
 
-/// `POST …/connect`, `POST …/timeout`.
+/// `POST …/timeout`.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct TimeoutDto {
     pub(crate) timeout: Option<i64>,
+}
+
+/// `POST …/resume`, `POST …/connect`.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct ResumeDto {
+    pub(crate) timeout: Option<i64>,
+    pub(crate) memory: Option<bool>,
+}
+
+/// `POST …/pause`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PauseDto {
+    pub(crate) memory: Option<bool>,
+    pub(crate) require_healthy_guest: Option<bool>,
 }
 
 /// `POST …/refreshes`.
@@ -143,7 +158,8 @@ impl From<SandboxView> for ListedSandboxDto {
             sandbox_id: sandbox.id.to_string(),
             client_id: CLIENT_ID,
             started_at: time::to_rfc3339(sandbox.started_at.unwrap_or(sandbox.created_at)),
-            end_at: time::to_rfc3339(sandbox.deadline),
+            // The deadline of a paused one does not run: its time ended when it was paused.
+            end_at: time::to_rfc3339(sandbox.kept.map_or(sandbox.deadline, |kept| kept.at)),
             cpu_count,
             memory_mb,
             disk_size_mb,
@@ -168,6 +184,8 @@ pub(crate) struct SandboxDetailDto {
     domain: Option<String>,
     network: NetworkShown,
     lifecycle: LifecycleDto,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pause_mode: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -187,7 +205,13 @@ impl SandboxDetailDto {
                 OnTimeout::Pause { .. } => "pause",
             },
         };
+        let pause_mode = match (view.visible_state(), view.sandbox.keep_memory) {
+            (VisibleState::Running, _) => None,
+            (VisibleState::Paused, true) => Some("full"),
+            (VisibleState::Paused, false) => Some("filesystem"),
+        };
         Self {
+            pause_mode,
             allow_internet_access: config.network.internet_access,
             network: NetworkShown::from(&config.network),
             lifecycle,

@@ -36,6 +36,7 @@ mod lists;
 mod metrics;
 mod nodes;
 mod observe;
+mod pause;
 mod sandboxes;
 mod teams;
 mod templates;
@@ -184,6 +185,7 @@ fn table() -> Table {
     let table = health::routes(table);
     let table = metrics::routes(table);
     let table = sandboxes::routes(table);
+    let table = pause::routes(table);
     let table = lists::routes(table);
     let table = observe::routes(table);
     let table = templates::routes(table);

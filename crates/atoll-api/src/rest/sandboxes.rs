@@ -1,9 +1,9 @@
-//! Making, reaching and ending single sandboxes.
+//! Making, reading, changing and ending single sandboxes.
 
 use std::time::Duration;
 
 use atoll_control::request::CreateRequest;
-use atoll_control::view::{Connected, Tenant};
+use atoll_control::view::Tenant;
 use atoll_core::sandbox::OnTimeout;
 use axum::extract::State;
 use axum::response::Response;
@@ -30,12 +30,6 @@ pub(super) fn routes(table: Table) -> Table {
         .add(Method::POST, "/v2/sandboxes", create_v2)
         .add(Method::GET, "/sandboxes/{sandboxID}", get)
         .add(Method::DELETE, "/sandboxes/{sandboxID}", kill)
-        .add(Method::POST, "/sandboxes/{sandboxID}/connect", connect_v1)
-        .add(
-            Method::POST,
-            "/v2/sandboxes/{sandboxID}/connect",
-            connect_v2,
-        )
         .add(Method::POST, "/sandboxes/{sandboxID}/timeout", set_timeout)
         .add(Method::POST, "/sandboxes/{sandboxID}/refreshes", refresh)
         .add(
@@ -155,7 +149,7 @@ fn on_timeout(pause: bool, keep_memory: bool, resume: bool) -> Result<OnTimeout,
 }
 
 /// A timeout of more than zero seconds that the wire can express.
-fn positive_timeout(seconds: i64) -> Result<Duration, ApiError> {
+pub(super) fn positive_timeout(seconds: i64) -> Result<Duration, ApiError> {
     if seconds <= 0 {
         return Err(ApiError::validation(format_args!(
             "Timeout must be greater than 0, not {seconds}"
@@ -215,43 +209,6 @@ async fn kill(
 ) -> Answer {
     api.control().sandbox_kill(&tenant, &id).await?;
     Ok(no_content())
-}
-
-async fn connect_v1(
-    State(api): State<Api>,
-    Caller(tenant): Caller,
-    SandboxPath(id): SandboxPath,
-    body: JsonBody<TimeoutDto>,
-) -> Answer {
-    let Some(seconds) = body.value.timeout else {
-        return Err(ApiError::validation("missing field `timeout`"));
-    };
-    connect(&api, &tenant, &id, seconds).await
-}
-
-async fn connect_v2(
-    State(api): State<Api>,
-    Caller(tenant): Caller,
-    SandboxPath(id): SandboxPath,
-    OptionalJsonBody(body): OptionalJsonBody<TimeoutDto>,
-) -> Answer {
-    let seconds = body.timeout.unwrap_or(DEFAULT_TIMEOUT_V2_SECONDS);
-    connect(&api, &tenant, &id, seconds).await
-}
-
-async fn connect(
-    api: &Api,
-    tenant: &Tenant,
-    id: &atoll_core::id::SandboxId,
-    seconds: i64,
-) -> Answer {
-    let timeout = positive_timeout(seconds)?;
-    let (view, connected) = api.control().sandbox_connect(tenant, id, timeout).await?;
-    let status = match connected {
-        Connected::WasRunning => StatusCode::OK,
-        Connected::Resumed => StatusCode::CREATED,
-    };
-    Ok(json(status, SandboxDto::new(view, api.sandbox_domain())))
 }
 
 async fn set_timeout(

@@ -8,9 +8,7 @@ use super::{Operation, Table};
 use crate::auth::Caller;
 use crate::error::ApiError;
 
-static OPERATIONS: [Operation; 50] = [
-    (Method::POST, "/sandboxes/{sandboxID}/pause"),
-    (Method::POST, "/sandboxes/{sandboxID}/resume"),
+static OPERATIONS: [Operation; 48] = [
     (Method::POST, "/sandboxes/{sandboxID}/fork"),
     (Method::POST, "/sandboxes/{sandboxID}/snapshots"),
     (Method::GET, "/snapshots"),

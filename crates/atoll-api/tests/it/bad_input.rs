@@ -158,7 +158,6 @@ const BAD_CREATES: &[(&str, u16, &str)] = &[
         501,
         "iam",
     ),
-    (r#"{"templateID":"base","autoPause":true}"#, 501, "pausing"),
     (
         r#"{"templateID":"base","autoPauseMemory":false}"#,
         400,

@@ -11,6 +11,7 @@ mod lists;
 mod node;
 mod nodes;
 mod rpc;
+mod pause;
 mod sandboxes;
 mod spec;
 mod teams;

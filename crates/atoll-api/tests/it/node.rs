@@ -86,6 +86,22 @@ impl FakeNode {
         self.running.lock().unwrap().insert(id, seen);
     }
 
+    fn turn(
+        &self,
+        id: &SandboxId,
+        generation: Option<Generation>,
+        state: ObservedState,
+    ) -> CallOutcome<ObservedSandbox> {
+        match self.running.lock().unwrap().get_mut(id) {
+            Some(seen) => {
+                seen.generation = generation.unwrap_or(seen.generation);
+                seen.state = state;
+                CallOutcome::Done(seen.clone())
+            }
+            None => CallOutcome::Refused(Refusal::UnknownSandbox),
+        }
+    }
+
     pub(crate) fn running_count(&self) -> usize {
         self.running.lock().unwrap().len()
     }
@@ -120,6 +136,19 @@ impl NodeClient for FakeNode {
     async fn remove(&self, id: &SandboxId, _: Generation) -> CallOutcome<()> {
         self.running.lock().unwrap().remove(id);
         CallOutcome::Done(())
+    }
+
+    async fn pause(
+        &self,
+        id: &SandboxId,
+        _: Generation,
+        _: bool,
+    ) -> CallOutcome<ObservedSandbox> {
+        self.turn(id, None, ObservedState::Paused)
+    }
+
+    async fn resume(&self, spec: &SandboxSpec) -> CallOutcome<ObservedSandbox> {
+        self.turn(&spec.id, Some(spec.generation), ObservedState::Running)
     }
 
     async fn update_network(
