@@ -16,6 +16,8 @@ use crate::target::{Target, TargetError};
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("should-retry");
 /// Seconds after which a client over the limit may try again.
 const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
+/// Seconds after which a paused sandbox may find room again.
+const RESUME_RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("5");
 
 /// What the edge says instead of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +39,12 @@ pub enum Answer {
     TokenInvalid(Target),
     /// The sandbox has too many requests under way.
     TooMany(Target, usize),
+    /// The sandbox is paused, and others keep changing its state.
+    Changing(Target),
+    /// The sandbox is paused, and its team has as many sandboxes as it may.
+    QuotaExceeded(Target),
+    /// The sandbox is paused and cannot be resumed now.
+    NotResumed(Target),
     /// Nobody listens on the port.
     PortClosed(Target),
     /// The sandbox ended the exchange before it answered.
@@ -67,7 +75,9 @@ impl Answer {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::InternalRoute { .. } => StatusCode::NOT_FOUND,
             Self::TokenMissing(_) | Self::TokenInvalid(_) => StatusCode::FORBIDDEN,
-            Self::TooMany(..) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Changing(_) => StatusCode::CONFLICT,
+            Self::TooMany(..) | Self::QuotaExceeded(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::NotResumed(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound(_) | Self::PortClosed(_) | Self::Broken(_) => StatusCode::BAD_GATEWAY,
         }
     }
@@ -95,6 +105,11 @@ impl Answer {
             Self::TooMany(_, limit) => {
                 format!("The sandbox has too many requests under way (limit: {limit})")
             }
+            Self::Changing(_) => "The sandbox is changing its state".to_owned(),
+            Self::QuotaExceeded(_) => {
+                "The sandbox is paused, and the team has as many sandboxes as it may".to_owned()
+            }
+            Self::NotResumed(_) => "The sandbox is paused and cannot be resumed now".to_owned(),
             Self::PortClosed(_) => "The sandbox is running but port is not open".to_owned(),
             Self::Broken(_) => "The sandbox closed the connection before it answered".to_owned(),
         }
@@ -106,6 +121,9 @@ impl Answer {
             | Self::TokenMissing(target)
             | Self::TokenInvalid(target)
             | Self::TooMany(target, _)
+            | Self::Changing(target)
+            | Self::QuotaExceeded(target)
+            | Self::NotResumed(target)
             | Self::PortClosed(target)
             | Self::Broken(target) => Some(target),
             Self::BadTarget(_) | Self::MethodNotAllowed | Self::InternalRoute { .. } => None,
@@ -137,8 +155,11 @@ impl Answer {
             HeaderValue::from_static("*"),
         );
         match self {
-            Self::TooMany(..) => {
+            Self::TooMany(..) | Self::Changing(_) => {
                 headers.insert(RETRY_AFTER, RETRY_AFTER_S);
+            }
+            Self::QuotaExceeded(_) | Self::NotResumed(_) => {
+                headers.insert(RETRY_AFTER, RESUME_RETRY_AFTER_S);
             }
             // A killed sandbox does not come back: retries would only delay the news.
             Self::NotFound(_) => {

@@ -18,8 +18,8 @@
 //! - When a route is withdrawn, what still streams through it ends.
 //!
 //! Not here: TLS (terminate it in front), the guest agent's own access token (the guest checks it),
-//! waking a paused sandbox, and how a node is reached (that is the [`dial::Dialer`]; [`remote`] has
-//! the one for nodes on machines of their own).
+//! how a paused sandbox is woken (that is the [`wake::Waker`]), and how a node is reached (that is
+//! the [`dial::Dialer`]; [`remote`] has the one for nodes on machines of their own).
 #![forbid(unsafe_code)]
 
 pub mod answer;
@@ -36,3 +36,4 @@ pub mod server;
 pub mod table;
 pub mod target;
 mod tunnel;
+pub mod wake;

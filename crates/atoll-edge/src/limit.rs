@@ -35,6 +35,14 @@ pub const CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(620);
 /// stuck.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Requests that may wait for paused sandboxes at once. Each costs a few KiB; more than this means
+/// that sandboxes are not being resumed, and waiting longer would not help.
+pub const MAX_WAKING_REQUESTS: usize = 1024;
+
+/// How long a request waits for its sandbox to be resumed. Less than the 60 s after which the SDKs
+/// give up.
+pub const WAKE_TIMEOUT: Duration = Duration::from_secs(50);
+
 /// Pauses between attempts at a port where nobody listens yet. A server started a moment before
 /// the request gets this long (750 ms in sum) to open its port; E2B waits 1 s.
 pub const DIAL_RETRY_PAUSES: [Duration; 4] = [

@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,8 +23,8 @@ use crate::body::{self, BoxError, EdgeBody, Tracked};
 use crate::dial::{BoxedStream, Dialer};
 use crate::forward::{self, View};
 use crate::limit::{
-    DIAL_RETRY_PAUSES, DIAL_TIMEOUT, MAX_CONNECTION_BUFFER, MAX_REQUESTS_PER_SANDBOX, Permit,
-    RequestLimiter, TUNNEL_IDLE_TIMEOUT,
+    DIAL_RETRY_PAUSES, DIAL_TIMEOUT, MAX_CONNECTION_BUFFER, MAX_REQUESTS_PER_SANDBOX,
+    MAX_WAKING_REQUESTS, Permit, RequestLimiter, TUNNEL_IDLE_TIMEOUT, WAKE_TIMEOUT,
 };
 use crate::linger::{Deaf, Lingering};
 use crate::metrics;
@@ -31,6 +32,7 @@ use crate::pool::{Key, Pool, SWEEP_INTERVAL};
 use crate::table::{LiveRoute, RouteTable};
 use crate::target::{Hosts, Target};
 use crate::tunnel;
+use crate::wake::{WakeError, Waker};
 
 /// The port of the guest agent, which checks its own access token.
 pub const GUEST_PORT: u16 = 49983;
@@ -51,6 +53,8 @@ pub struct Config {
     pub hosts: Hosts,
     /// Requests and tunnels one sandbox may have under way.
     pub max_requests_per_sandbox: usize,
+    /// Who wakes paused sandboxes; none: nobody does.
+    pub waker: Option<Arc<dyn Waker>>,
 }
 
 impl Config {
@@ -60,6 +64,7 @@ impl Config {
         Self {
             hosts,
             max_requests_per_sandbox: MAX_REQUESTS_PER_SANDBOX,
+            waker: None,
         }
     }
 }
@@ -70,6 +75,7 @@ struct Inner {
     dialer: Arc<dyn Dialer>,
     pool: Pool,
     limiter: RequestLimiter,
+    waking: Semaphore,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
@@ -117,6 +123,7 @@ impl Edge {
                 dialer,
                 pool: Pool::default(),
                 limiter,
+                waking: Semaphore::new(MAX_WAKING_REQUESTS),
                 tasks,
                 cancel,
             }),
@@ -152,7 +159,16 @@ impl Edge {
         body: EdgeBody,
         peer: Option<IpAddr>,
     ) -> Response<EdgeBody> {
-        match self.admit(&parts) {
+        let mut admitted = self.admit(&parts);
+        if let Err(Answer::NotFound(target)) = &admitted
+            && let Some(waker) = &self.inner.cfg.waker
+        {
+            admitted = match self.wake(waker.as_ref(), &parts, target).await {
+                Ok(()) => self.admit(&parts),
+                Err(error) => Err(error.answer(target.clone())),
+            };
+        }
+        match admitted {
             Ok((target, live, permit)) => {
                 self.exchange(parts, body, &target, live, permit, peer)
                     .await
@@ -201,6 +217,24 @@ impl Edge {
             ));
         };
         Ok((target, live, permit))
+    }
+
+    /// Has a sandbox without a route woken, if it is paused.
+    async fn wake(
+        &self,
+        waker: &dyn Waker,
+        parts: &Parts,
+        target: &Target,
+    ) -> Result<(), WakeError> {
+        let Ok(_place) = self.inner.waking.try_acquire() else {
+            return Err(WakeError::Unavailable);
+        };
+        let token = parts.headers.get(TRAFFIC_TOKEN_HEADER);
+        let token = token.map(|token| token.to_str().unwrap_or_default());
+        let woken = waker.wake(target, token);
+        tokio::time::timeout(WAKE_TIMEOUT, woken)
+            .await
+            .unwrap_or(Err(WakeError::Unavailable))
     }
 
     async fn exchange(

@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use atoll_control::fleet;
 use atoll_control::node_client::NodeClient;
 use atoll_control::route_publisher::RoutePublisher;
-use atoll_control::{ControlPlane, HealthProbe, Verdict};
+use atoll_control::{ControlPlane, HealthProbe, TrafficAccess, Verdict};
+use atoll_core::error::ErrorKind;
 use atoll_core::heartbeat::Heartbeat;
 use atoll_core::id::{BuildId, Generation, NodeId, SandboxId, TemplateId};
 use atoll_core::network::NetworkPolicy;
@@ -16,8 +17,11 @@ use atoll_core::route::{Route, RouteUpdate};
 use atoll_core::sandbox::SandboxSpec;
 use atoll_core::template::TemplateSource;
 use atoll_edge::dial::{BoxedStream, Dialer};
+use atoll_edge::proxy::GUEST_PORT;
 use atoll_edge::remote::AddressBook;
 use atoll_edge::table::RouteTable;
+use atoll_edge::target::Target;
+use atoll_edge::wake::{WakeError, Waker};
 use atoll_node::agent::Agent;
 use atoll_node::agent::heartbeat::HeartbeatSink;
 use atoll_node::machine;
@@ -193,5 +197,49 @@ impl Dialer for NodeDialer {
     async fn dial(&self, route: &Route, port: u16) -> io::Result<BoxedStream> {
         let connection = self.agent.dial(&route.sandbox, route.generation, port);
         Ok(Box::new(connection.await?))
+    }
+}
+
+/// The control plane of this process, as the edge has paused sandboxes woken by it.
+#[derive(Debug)]
+pub(crate) struct ControlWaker {
+    control: ControlPlane,
+}
+
+impl ControlWaker {
+    pub(crate) const fn new(control: ControlPlane) -> Self {
+        Self { control }
+    }
+}
+
+#[async_trait]
+impl Waker for ControlWaker {
+    async fn wake(&self, target: &Target, token: Option<&str>) -> Result<(), WakeError> {
+        let access = if target.port == GUEST_PORT {
+            TrafficAccess::GuestAgent
+        } else {
+            TrafficAccess::Port(token.map(str::to_owned))
+        };
+        let woken = self
+            .control
+            .sandbox_resume_for_traffic(&target.sandbox, access);
+        woken.await.map_err(|error| {
+            tracing::debug!(sandbox = %target.sandbox, %error, "traffic did not wake a sandbox");
+            match error.kind {
+                ErrorKind::NotFound => WakeError::NotFound,
+                ErrorKind::PermissionDenied if token.is_none() => WakeError::TokenMissing,
+                ErrorKind::PermissionDenied => WakeError::TokenInvalid,
+                ErrorKind::Conflict => WakeError::Changing,
+                ErrorKind::QuotaExceeded | ErrorKind::RateLimited => WakeError::QuotaExceeded,
+                ErrorKind::InvalidArgument
+                | ErrorKind::AlreadyExists
+                | ErrorKind::Unauthenticated
+                | ErrorKind::NoCapacity
+                | ErrorKind::Unavailable
+                | ErrorKind::DeadlineExceeded
+                | ErrorKind::Unsupported
+                | ErrorKind::Internal => WakeError::Unavailable,
+            }
+        })
     }
 }

@@ -329,6 +329,36 @@ pub(crate) enum SandboxCommand {
         #[arg(long, conflicts_with = "ids")]
         all: bool,
     },
+    /// Keep sandboxes without serving: their processes stay as they are, their time stops.
+    Pause {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Their ids.
+        #[arg(required = true)]
+        ids: Vec<String>,
+        /// Keep only their files, and give their memory back: processes end.
+        #[arg(long)]
+        files_only: bool,
+    },
+    /// Let paused sandboxes serve again.
+    Resume {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Their ids.
+        #[arg(required = true)]
+        ids: Vec<String>,
+        /// Seconds they serve from then.
+        #[arg(long, default_value_t = 300)]
+        timeout: u32,
+    },
+    /// Begin sandboxes anew from their templates: their files and processes are lost.
+    Restart {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Their ids.
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
     /// Run a command in a sandbox.
     Exec {
         #[command(flatten)]

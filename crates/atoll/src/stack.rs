@@ -32,7 +32,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::adapters::{
-    Addresses, DataDisk, HeartbeatsToControl, InProcessNode, NodeDialer, Routes,
+    Addresses, ControlWaker, DataDisk, HeartbeatsToControl, InProcessNode, NodeDialer, Routes,
 };
 use crate::cli::SourceArgs;
 use crate::commands::doctor;
@@ -135,7 +135,8 @@ impl Stack {
 
         let admin_token = secrets::secret_file(&data_dir.join(ADMIN_TOKEN_FILE))?;
         let hosts = Hosts::new(&domain, &[&address.ip().to_string()]);
-        let edge_config = atoll_edge::proxy::Config::new(hosts);
+        let mut edge_config = atoll_edge::proxy::Config::new(hosts);
+        edge_config.waker = Some(Arc::new(ControlWaker::new(control.clone())));
         let (tasks, cancel) = (components.tasks(), components.cancel());
         let edge = Edge::new(
             edge_config,

@@ -138,12 +138,7 @@ impl NodeClient for FakeNode {
         CallOutcome::Done(())
     }
 
-    async fn pause(
-        &self,
-        id: &SandboxId,
-        _: Generation,
-        _: bool,
-    ) -> CallOutcome<ObservedSandbox> {
+    async fn pause(&self, id: &SandboxId, _: Generation, _: bool) -> CallOutcome<ObservedSandbox> {
         self.turn(id, None, ObservedState::Paused)
     }
 

@@ -5,4 +5,5 @@ mod admission;
 mod early;
 mod stream;
 mod tunnel;
+mod wake;
 mod world;

@@ -15,6 +15,7 @@ use atoll_edge::dial::{BoxedStream, Dialer};
 use atoll_edge::proxy::{Config, Edge};
 use atoll_edge::table::RouteTable;
 use atoll_edge::target::Hosts;
+use atoll_edge::wake::Waker;
 use axum::Router;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -82,12 +83,21 @@ impl World {
     }
 
     pub(crate) async fn with_limit(max_requests_per_sandbox: usize) -> Self {
+        Self::with(max_requests_per_sandbox, |_| None).await
+    }
+
+    /// A world in which somebody wakes sandboxes.
+    pub(crate) async fn with(
+        max_requests_per_sandbox: usize,
+        waker: impl FnOnce(&RouteTable) -> Option<Arc<dyn Waker>>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
         let (table, ports) = (RouteTable::new(), Arc::new(Ports::default()));
         let mut cfg = Config::new(Hosts::new("e2b.test", &[]));
         cfg.max_requests_per_sandbox = max_requests_per_sandbox;
+        cfg.waker = waker(&table);
         let dialer: Arc<dyn Dialer> = Arc::<Ports>::clone(&ports);
         let edge = Edge::new(cfg, table.clone(), dialer, tasks.clone(), cancel.clone());
         let api = Router::new().fallback(|| async { "the api" });

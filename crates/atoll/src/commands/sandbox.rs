@@ -3,7 +3,7 @@
 use anyhow::Context;
 use http::Method;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cli::{SandboxCommand, ServerArgs};
 use crate::client::{Client, Listed, segment};
@@ -36,6 +36,25 @@ pub(crate) async fn run(command: SandboxCommand) -> anyhow::Result<Exit> {
         SandboxCommand::List { server, json } => list(&client(&server)?, json).await?,
         SandboxCommand::Info { server, id, json } => info(&client(&server)?, &id, json).await?,
         SandboxCommand::Kill { server, ids, all } => kill(&client(&server)?, ids, all).await?,
+        SandboxCommand::Pause {
+            server,
+            ids,
+            files_only,
+        } => {
+            let body = json!({ "memory": !files_only });
+            turn(&client(&server)?, &ids, "pause", &body).await?;
+        }
+        SandboxCommand::Resume {
+            server,
+            ids,
+            timeout,
+        } => {
+            let body = json!({ "timeout": timeout });
+            turn(&client(&server)?, &ids, "resume", &body).await?;
+        }
+        SandboxCommand::Restart { server, ids } => {
+            turn(&client(&server)?, &ids, "restart", &json!({})).await?;
+        }
         SandboxCommand::Exec {
             server,
             process,
@@ -125,6 +144,23 @@ async fn kill(client: &Client, ids: Vec<String>, all: bool) -> anyhow::Result<()
         }
     }
     anyhow::ensure!(failed == 0, "{failed} not removed");
+    Ok(())
+}
+
+/// Pauses, resumes or restarts sandboxes, and prints the ids of those that were.
+async fn turn(client: &Client, ids: &[String], verb: &str, body: &Value) -> anyhow::Result<()> {
+    let mut failed = 0_usize;
+    for id in ids {
+        let path = format!("/sandboxes/{}/{verb}", segment(id));
+        match client.send(Method::POST, &path, Some(body.clone())).await {
+            Ok(_) => output::line(id)?,
+            Err(error) => {
+                failed += 1;
+                output::complain(&format!("{id}: {error:#}"));
+            }
+        }
+    }
+    anyhow::ensure!(failed == 0, "{failed} could not {verb}");
     Ok(())
 }
 
