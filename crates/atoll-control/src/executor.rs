@@ -6,6 +6,7 @@ mod pause;
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_core::crash;
 use atoll_core::id::{Generation, NodeId};
 use atoll_core::lifecycle::{Effect, Event, Refused, step};
 use atoll_core::node::{CallOutcome, ObservedSandbox, Refusal};
@@ -321,6 +322,7 @@ impl Executor {
         let next = transition.next;
         match self.inner.store.sandbox_transition(transition).await {
             Ok(Some(next_row)) => {
+                crash::reached(committed(event));
                 self.inner.apply_effects(effects, &next_row);
                 Attempt::Moved(Box::new(next_row))
             }
@@ -408,5 +410,23 @@ impl Inner {
             self.registry.forget(&row.id);
             self.usage.forget(&row.id);
         }
+    }
+}
+
+/// The step that the commit of an event is.
+const fn committed(event: Event) -> &'static str {
+    match event {
+        Event::Place => "control.placed",
+        Event::Started => "control.running",
+        Event::Pause => "control.pausing",
+        Event::PauseDone => "control.paused",
+        Event::PauseFailed => "control.pause-failed",
+        Event::Resume => "control.resuming",
+        Event::ResumeFailed => "control.resume-failed",
+        Event::Restart => "control.restarting",
+        Event::Delete => "control.stopping",
+        Event::Vacated => "control.vacated",
+        Event::Removed => "control.removed",
+        Event::Fail => "control.failed",
     }
 }

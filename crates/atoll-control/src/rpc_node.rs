@@ -3,9 +3,11 @@
 //! What the node decided comes as a message. An error of the transport, or a deadline, says nothing
 //! about whether the node acted: it is an unknown outcome, never a refusal.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use atoll_core::crash;
 use atoll_core::id::{BuildId, Generation, NodeId, SandboxId, TemplateId};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::node::{CallOutcome, NodeEvent, NodeReport, ObservedSandbox};
@@ -42,6 +44,9 @@ const MESSAGE_MAX: usize = 16 * 1024 * 1024;
 
 /// A stream of events that shows no sign of life for this long is broken. Three of the node's.
 const STREAM_SILENCE_MAX: Duration = Duration::from_secs(15);
+
+/// How long an order is given to leave this process before a test ends it.
+const UNDER_WAY: Duration = Duration::from_millis(2);
 
 /// A node's address is none.
 #[derive(Debug, thiserror::Error)]
@@ -160,6 +165,25 @@ impl Watch {
     }
 }
 
+/// Makes a call, and says when it is under way and when it was answered.
+async fn pass<T>(call: impl Future<Output = T>, sent: &'static str, answered: &'static str) -> T {
+    let under_way = async {
+        if crash::is_armed(sent) {
+            tokio::time::sleep(UNDER_WAY).await;
+            crash::reached(sent);
+        }
+        std::future::pending::<Infallible>().await
+    };
+    tokio::select! {
+        biased;
+        answer = call => {
+            crash::reached(answered);
+            answer
+        }
+        never = under_way => match never {},
+    }
+}
+
 fn unknown<T>(error: &ConnectError) -> CallOutcome<T> {
     CallOutcome::Unknown(error.to_string())
 }
@@ -182,7 +206,7 @@ impl NodeClient for RpcNode {
         let call = self
             .client
             .ensure_with_options(request, within(SANDBOX_TIMEOUT));
-        match call.await {
+        match pass(call, "control.ensure.sent", "control.ensure.answered").await {
             Ok(answer) => answer.into_owned().into(),
             Err(error) => unknown(&error),
         }
@@ -194,7 +218,8 @@ impl NodeClient for RpcNode {
             generation: generation.get(),
             ..RemoveRequest::default()
         };
-        match self.client.remove(request).await {
+        let call = self.client.remove(request);
+        match pass(call, "control.remove.sent", "control.remove.answered").await {
             Ok(answer) => answer.into_owned().into(),
             Err(error) => unknown(&error),
         }
@@ -233,7 +258,7 @@ impl NodeClient for RpcNode {
         let call = self
             .client
             .pause_with_options(request, within(SANDBOX_TIMEOUT));
-        match call.await {
+        match pass(call, "control.pause.sent", "control.pause.answered").await {
             Ok(answer) => answer.into_owned().into(),
             Err(error) => unknown(&error),
         }
@@ -247,7 +272,7 @@ impl NodeClient for RpcNode {
         let call = self
             .client
             .resume_with_options(request, within(SANDBOX_TIMEOUT));
-        match call.await {
+        match pass(call, "control.resume.sent", "control.resume.answered").await {
             Ok(answer) => answer.into_owned().into(),
             Err(error) => unknown(&error),
         }

@@ -8,6 +8,7 @@
 
 pub mod breaker;
 pub mod correction;
+pub mod crash;
 pub mod error;
 pub mod event;
 pub mod heartbeat;

@@ -8,6 +8,7 @@ mod client;
 mod commands;
 mod components;
 mod connection;
+mod crash;
 mod guest;
 mod listening;
 mod node;

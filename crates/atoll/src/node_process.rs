@@ -13,7 +13,7 @@ use crate::cli::NodeArgs;
 use crate::components::Components;
 use crate::serve::LOG_FILTER;
 use crate::stack::demand_driver;
-use crate::{listening, node, output, secrets, telemetry};
+use crate::{crash, listening, node, output, secrets, telemetry};
 
 /// Events that may wait to be told.
 const EVENTS_MAX: usize = 4096;
@@ -34,6 +34,7 @@ struct Joined {
 /// What keeps it from starting, in one line that says how to mend it.
 pub(crate) async fn run(arguments: NodeArgs) -> anyhow::Result<()> {
     let _telemetry = telemetry::start(arguments.log_format, LOG_FILTER);
+    crash::arm()?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let token = secrets::join_token(arguments.join.join_token_file.as_deref())?;

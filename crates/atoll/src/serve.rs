@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::cli::{DevArgs, FrontArgs, ServerProcessArgs};
 use crate::connection::Connection;
+use crate::crash;
 use crate::output;
 use crate::secrets;
 use crate::stack::{Nodes, Options, Stack};
@@ -39,6 +40,7 @@ async fn serve(
     greeting: fn(&Connection, Duration) -> String,
 ) -> anyhow::Result<()> {
     let _telemetry = telemetry::start(arguments.log_format, LOG_FILTER);
+    crash::arm()?;
     let begun = Instant::now();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

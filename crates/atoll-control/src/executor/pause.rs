@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use atoll_core::crash;
 use atoll_core::event::EventKind;
 use atoll_core::id::{Generation, NodeId};
 use atoll_core::lifecycle::Event;
@@ -131,6 +132,7 @@ impl Executor {
         }
         match readmission {
             Ok(Readmission::Accepted(next)) => {
+                crash::reached("control.resuming");
                 self.inner.apply_effects(effects, &next);
                 Attempt::Moved(next)
             }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_core::crash;
 use atoll_core::error::ErrorKind;
 use atoll_core::id::{Generation, ID_BODY_LEN, SandboxId};
 use atoll_core::lifecycle::{Announcement, Event, step};
@@ -134,7 +135,7 @@ impl Inner {
             self.registry.forget(&row.id);
         }
         match admission.map_err(unavailable)? {
-            Admission::Accepted => {}
+            Admission::Accepted => crash::reached("control.intent"),
             Admission::QuotaExceeded(exceeded) => return Err(quota_exceeded(exceeded)),
             Admission::NoTeam => return Err(no_team()),
             Admission::Replayed {

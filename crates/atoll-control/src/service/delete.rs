@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_core::crash;
 use atoll_core::id::SandboxId;
 use atoll_core::route::RouteUpdate;
 use atoll_core::sandbox::{EndReason, Sandbox, State};
@@ -79,6 +80,7 @@ impl Inner {
         let Some(row) = row.map_err(unavailable)? else {
             return Ok(None);
         };
+        crash::reached("control.intent");
         // At once: the transition that withdraws it again may wait for a start under way.
         self.routes
             .publish(RouteUpdate::Withdraw(row.id.clone(), row.generation));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_core::crash;
 use atoll_core::error::ErrorKind;
 use atoll_core::id::SandboxId;
 use atoll_core::node::Refusal;
@@ -64,6 +65,7 @@ impl Inner {
         let Some(intended) = intended.map_err(unavailable)? else {
             return Ok(None);
         };
+        crash::reached("control.intent");
         let watch = self.reconciler.wake(self, &row.id, None);
         Ok(Some((intended, watch)))
     }

@@ -13,6 +13,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_core::crash;
 use atoll_core::id::{BuildId, Generation, SandboxId, TemplateId};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::node::{NodeEvent, ObservedSandbox, ObservedState, Refusal};
@@ -163,7 +164,9 @@ impl Owner {
 
     async fn create(&mut self, spec: &SandboxSpec) -> Result<Arc<dyn Instance>, Refusal> {
         let began = Instant::now();
+        crash::reached("node.ensure.admitted");
         self.write_record()?;
+        crash::reached("node.ensure.recorded");
         let directory = self.agent.ledger.directory(&self.record.id);
         let span = tracing::info_span!("driver.create");
         let created = self
@@ -177,6 +180,7 @@ impl Owner {
             defaults,
             mut timings,
         } = created.map_err(refusal)?;
+        crash::reached("node.ensure.created");
         let created_at = Instant::now();
         let initialised = tokio::select! {
             done = self.initialise(spec, &defaults, &instance) => done,
@@ -184,6 +188,7 @@ impl Owner {
         };
         let recorded = match initialised {
             Ok(()) => {
+                crash::reached("node.ensure.initialised");
                 self.record.stage = Stage::Running;
                 self.record.started_at = Some(self.agent.clock.now());
                 self.write_record()
@@ -192,6 +197,7 @@ impl Owner {
         };
         match recorded {
             Ok(()) => {
+                crash::reached("node.ensure.running");
                 timings.push(("initialise".to_owned(), created_at.elapsed()));
                 self.report_start(&instance, began.elapsed(), &timings);
                 Ok(instance)
@@ -264,6 +270,7 @@ impl Owner {
                 (Step::AgentStops, _) => return,
             };
         };
+        crash::reached("node.remove.ordered");
         // Nobody is to be connected to what is being taken down.
         self.view.send_modify(|view| view.instance = None);
         let is_released = match body.instance() {
@@ -271,7 +278,9 @@ impl Owner {
             None => true,
         };
         if is_released {
+            crash::reached("node.remove.released");
             self.remove_directory();
+            crash::reached("node.remove.gone");
             self.agent.forget(&self.record.id, ended);
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use atoll_core::crash;
 use atoll_core::id::Generation;
 use atoll_core::node::NodeEvent;
 use atoll_core::sandbox::SandboxSpec;
@@ -63,7 +64,9 @@ impl NodeService for Orders {
         request: ServiceRequest<'_, EnsureRequest>,
     ) -> ServiceResult<impl Encodable<SandboxResponse> + Send + use<'a>> {
         let spec = spec(request.to_owned_message().spec.into_option())?;
-        Response::ok(SandboxResponse::from(self.agent.ensure(&spec).await))
+        let outcome = self.agent.ensure(&spec).await;
+        crash::reached("node.ensure.answer");
+        Response::ok(SandboxResponse::from(outcome))
     }
 
     async fn remove<'a>(
@@ -75,6 +78,7 @@ impl NodeService for Orders {
         let sandbox = id(&request.id).map_err(|error| invalid(&error))?;
         let generation = Generation::new(request.generation);
         let outcome = self.agent.remove(&sandbox, generation).await;
+        crash::reached("node.remove.answer");
         Response::ok(OrderResponse::from(outcome))
     }
 
@@ -87,7 +91,9 @@ impl NodeService for Orders {
         let sandbox = id(&request.id).map_err(|error| invalid(&error))?;
         let generation = Generation::new(request.generation);
         let order = self.agent.pause(&sandbox, generation, request.keep_memory);
-        Response::ok(SandboxResponse::from(order.await))
+        let outcome = order.await;
+        crash::reached("node.pause.answer");
+        Response::ok(SandboxResponse::from(outcome))
     }
 
     async fn resume<'a>(
@@ -96,7 +102,9 @@ impl NodeService for Orders {
         request: ServiceRequest<'_, ResumeRequest>,
     ) -> ServiceResult<impl Encodable<SandboxResponse> + Send + use<'a>> {
         let spec = spec(request.to_owned_message().spec.into_option())?;
-        Response::ok(SandboxResponse::from(self.agent.resume(&spec).await))
+        let outcome = self.agent.resume(&spec).await;
+        crash::reached("node.resume.answer");
+        Response::ok(SandboxResponse::from(outcome))
     }
 
     async fn update_network<'a>(

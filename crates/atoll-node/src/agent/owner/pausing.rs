@@ -16,6 +16,7 @@
 
 use std::sync::Arc;
 
+use atoll_core::crash;
 use atoll_core::node::{NodeEvent, ObservedState, Refusal};
 use atoll_core::sandbox::SandboxSpec;
 use tokio::time::Instant;
@@ -51,6 +52,7 @@ impl Owner {
     ) -> Result<Option<Step>, Refusal> {
         let began = Instant::now();
         instance.pause().await.map_err(refusal)?;
+        crash::reached("node.pause.frozen");
         let paused = Stage::Paused {
             has_memory: keep_memory,
         };
@@ -60,6 +62,7 @@ impl Owner {
             instance.resume().await.map_err(super::refusal)?;
             return Err(refusal);
         }
+        crash::reached("node.pause.recorded");
         self.publish_paused();
         let body = if keep_memory {
             Body::Frozen(Arc::clone(instance))
@@ -215,7 +218,10 @@ impl Owner {
                 done.map_err(Failure::Refused)?;
             }
         }
-        self.write_running(spec).await.map_err(Failure::Refused)
+        crash::reached("node.resume.serving");
+        self.write_running(spec).await.map_err(Failure::Refused)?;
+        crash::reached("node.resume.recorded");
+        Ok(())
     }
 
     /// Makes new processes over the kept files.

@@ -1,0 +1,90 @@
+//! Named steps at which a test may end the process.
+//!
+//! Code that changes something in several steps says which step it has just done. Nothing happens
+//! there, unless the binary installed a hook: then the hook may end the process, as a loss of power
+//! would. What is named here is therefore the list of the places at which a crash must be harmless.
+
+use std::sync::OnceLock;
+
+/// The steps of the control plane, in the order in which a sandbox comes by.
+pub const CONTROL: [&str; 17] = [
+    // The caller's wish is committed (create: with its placement); nothing was ordered.
+    "control.intent",
+    // The state that follows is committed, before any order of it.
+    "control.pausing",
+    "control.resuming",
+    "control.restarting",
+    "control.stopping",
+    // An order is under way: the node may or may not have it.
+    "control.ensure.sent",
+    "control.pause.sent",
+    "control.resume.sent",
+    "control.remove.sent",
+    // The node answered; nobody else knows yet.
+    "control.ensure.answered",
+    "control.pause.answered",
+    "control.resume.answered",
+    "control.remove.answered",
+    // The outcome is committed; the caller was not answered.
+    "control.running",
+    "control.paused",
+    "control.vacated",
+    "control.removed",
+];
+
+/// The steps of a node.
+pub const NODE: [&str; 16] = [
+    // The order was taken; nothing was done.
+    "node.ensure.admitted",
+    // The ledger says that it is being made.
+    "node.ensure.recorded",
+    // The driver made it; nobody is awake inside.
+    "node.ensure.created",
+    // The guest agent answered; the ledger does not say that it runs.
+    "node.ensure.initialised",
+    // The ledger says that it runs.
+    "node.ensure.running",
+    "node.pause.frozen",
+    "node.pause.recorded",
+    "node.resume.serving",
+    "node.resume.recorded",
+    "node.remove.ordered",
+    // Everything but its directory is gone.
+    "node.remove.released",
+    "node.remove.gone",
+    // It is done; the control plane was not answered.
+    "node.ensure.answer",
+    "node.pause.answer",
+    "node.resume.answer",
+    "node.remove.answer",
+];
+
+/// What the binary does at the steps.
+pub trait Hook: Send + Sync {
+    /// Whether the process is to end at this step when it comes by next.
+    fn is_armed(&self, step: &str) -> bool;
+
+    /// The step was done.
+    fn reached(&self, step: &str);
+}
+
+static HOOK: OnceLock<&'static dyn Hook> = OnceLock::new();
+
+/// Installs the hook; the first one stays. Only binaries do that.
+pub fn install(hook: &'static dyn Hook) {
+    // A second one has nothing to say.
+    let _ = HOOK.set(hook);
+}
+
+/// Says that a step was done.
+pub fn reached(step: &'static str) {
+    if let Some(hook) = HOOK.get() {
+        hook.reached(step);
+    }
+}
+
+/// Whether the process is to end at this step.
+#[must_use]
+pub fn is_armed(step: &'static str) -> bool {
+    HOOK.get().is_some_and(|hook| hook.is_armed(step))
+}

@@ -1,0 +1,462 @@
+//! A server and a node as processes of their own, on one data directory, with a sandbox that must
+//! not notice what happens to another one.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use atoll_node::doctor::{Verdict, jail_checks};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+const ATOLL: &str = env!("CARGO_BIN_EXE_atoll");
+const TOKEN: &str = "a-token-of-the-crash-tests";
+
+/// How long anything may take to come about, a restart of both processes included.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// How long one request may take. A caller that waits longer than this for a dead node asks again.
+const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the caller waits that is cut off.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long to wait between looks.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Counts ten times a second for as long as the sandbox lives.
+const COUNTER: &str = "nohup bash -c 'i=0; while sleep 0.1; do i=$((i+1)); echo $i > /tmp/next; \
+                       mv /tmp/next /tmp/count; done' > /dev/null 2>&1 &";
+
+/// Whether this machine can run sandboxes; says why not.
+pub(crate) fn is_possible() -> bool {
+    let checks = jail_checks(&std::env::temp_dir());
+    let mut missing = checks
+        .iter()
+        .filter(|check| check.verdict == Verdict::Missing);
+    match missing.next() {
+        Some(check) => {
+            eprintln!(
+                "skipped: no sandboxes here: {}: {}",
+                check.subject, check.found
+            );
+            false
+        }
+        None => true,
+    }
+}
+
+/// The two processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Server,
+    Node,
+}
+
+impl Part {
+    /// Whose step it is.
+    pub(crate) fn of(step: &str) -> Self {
+        if step.starts_with("node.") {
+            Self::Node
+        } else {
+            Self::Server
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Node => "node",
+        }
+    }
+}
+
+pub(crate) struct Rig {
+    folder: TempDir,
+    ports: [u16; 2],
+    server: Option<Child>,
+    node: Option<Child>,
+    runtime: tokio::runtime::Runtime,
+    client: reqwest::Client,
+    key: String,
+    bystander: String,
+    /// When the bystander began to count.
+    counting_since: Instant,
+}
+
+/// What an answer was: its status and document.
+type Answer = (u16, Value);
+
+impl Rig {
+    /// Starts both, and a sandbox that counts.
+    pub(crate) fn start() -> Self {
+        let folder = tempfile::Builder::new().prefix("crash-").tempdir().unwrap();
+        let ports = [0, 1].map(|_| {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap().port()
+        });
+        let mut rig = Self {
+            folder,
+            ports,
+            server: None,
+            node: None,
+            runtime: tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap(),
+            client: reqwest::Client::builder().build().unwrap(),
+            key: String::new(),
+            bystander: String::new(),
+            counting_since: Instant::now(),
+        };
+        rig.run(Part::Server);
+        rig.run(Part::Node);
+        let ready = rig.wait("the server is ready", |rig| {
+            let text = fs::read_to_string(rig.path("server.out")).ok()?;
+            serde_json::from_str::<Value>(text.lines().next()?).ok()
+        });
+        rig.key = ready["api_key"].as_str().unwrap().to_owned();
+        rig.bystander = rig.create("bystander");
+        rig.exec_until(&rig.bystander, COUNTER);
+        rig.exec_until(
+            &rig.bystander,
+            "until [ -e /tmp/count ]; do sleep 0.1; done",
+        );
+        rig.counting_since = Instant::now();
+        rig
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts one of the processes.
+    fn run(&mut self, part: Part) {
+        let name = part.name();
+        let log = |suffix: &str| {
+            let path = self.path(&format!("{name}.{suffix}"));
+            let file = fs::File::options().create(true).append(true).open(path);
+            Stdio::from(file.unwrap())
+        };
+        let [server, node] = self.ports;
+        let mut command = Command::new(ATOLL);
+        command
+            .arg(name)
+            .args(["--json", "--data-dir"])
+            .arg(self.path(name))
+            .env("ATOLL_JOIN_TOKEN", TOKEN)
+            .env(
+                "ATOLL_CRASH_AT",
+                format!("@{}", self.path(&format!("{name}.crash")).display()),
+            )
+            .stdin(Stdio::null())
+            .stdout(log("out"))
+            .stderr(log("err"));
+        let child = match part {
+            Part::Server => command.args(["--listen", &format!("127.0.0.1:{server}")]),
+            Part::Node => command
+                .args(["--listen", &format!("127.0.0.1:{node}"), "--name", "n1"])
+                .args(["--server", &format!("http://127.0.0.1:{server}")]),
+        };
+        let child = child.spawn().unwrap();
+        match part {
+            Part::Server => self.server = Some(child),
+            Part::Node => self.node = Some(child),
+        }
+    }
+
+    fn child(&mut self, part: Part) -> &mut Child {
+        match part {
+            Part::Server => self.server.as_mut().unwrap(),
+            Part::Node => self.node.as_mut().unwrap(),
+        }
+    }
+
+    /// Has a process end when it comes to this step.
+    pub(crate) fn arm(&self, step: &str) {
+        let path = self.path(&format!("{}.crash", Part::of(step).name()));
+        fs::write(path, step).unwrap();
+    }
+
+    /// Waits for the armed process to have ended at its step, and starts it again.
+    pub(crate) fn revive(&mut self, step: &str) {
+        let part = Part::of(step);
+        self.wait_mut(&format!("{step} ends the process"), |rig| {
+            rig.child(part).try_wait().unwrap()
+        });
+        fs::remove_file(self.path(&format!("{}.crash", part.name()))).unwrap();
+        self.run(part);
+    }
+
+    /// Waits for something, with a limit.
+    pub(crate) fn wait<T>(&self, what: &str, mut look: impl FnMut(&Self) -> Option<T>) -> T {
+        let since = Instant::now();
+        loop {
+            if let Some(found) = look(self) {
+                return found;
+            }
+            assert!(
+                since.elapsed() < LIMIT,
+                "waited too long: {what}\n{}",
+                self.logs()
+            );
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn wait_mut<T>(&mut self, what: &str, mut look: impl FnMut(&mut Self) -> Option<T>) -> T {
+        let since = Instant::now();
+        loop {
+            if let Some(found) = look(self) {
+                return found;
+            }
+            assert!(
+                since.elapsed() < LIMIT,
+                "waited too long: {what}\n{}",
+                self.logs()
+            );
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// The last lines of both logs.
+    fn logs(&self) -> String {
+        let tail = |name: &str| {
+            let text = fs::read_to_string(self.path(name)).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().rev().take(25).collect();
+            lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+        };
+        format!(
+            "server:\n{}\nnode:\n{}",
+            tail("server.err"),
+            tail("node.err")
+        )
+    }
+
+    /// Asks once for what will be cut off. Whoever gets no answer soon asks again later.
+    pub(crate) fn attempt(
+        &self,
+        (method, path): (&str, &str),
+        key: Option<&str>,
+        body: Option<&Value>,
+    ) {
+        drop(self.request(method, path, key, body, ATTEMPT_LIMIT));
+    }
+
+    /// One request; none if there was no answer.
+    fn request(
+        &self,
+        method: &str,
+        path: &str,
+        key: Option<&str>,
+        body: Option<&Value>,
+        limit: Duration,
+    ) -> Option<Answer> {
+        let url = format!("http://127.0.0.1:{}{path}", self.ports[0]);
+        let method = method.parse().unwrap();
+        let mut request = self.client.request(method, url).timeout(limit);
+        request = request.header("x-api-key", &self.key);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key.replace('.', "-"));
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        self.runtime.block_on(async {
+            let answer = request.send().await.ok()?;
+            let status = answer.status().as_u16();
+            let text = answer.text().await.ok()?;
+            Some((status, serde_json::from_str(&text).unwrap_or(Value::Null)))
+        })
+    }
+
+    /// Repeats a request until it is answered with one of these, as a careful client does.
+    pub(crate) fn insist(
+        &self,
+        (method, path): (&str, &str),
+        key: Option<&str>,
+        body: Option<&Value>,
+        wanted: &[u16],
+    ) -> Value {
+        let mut last = None;
+        self.wait(&format!("{method} {path} is answered"), |rig| {
+            let answer = rig.request(method, path, key, body, REQUEST_LIMIT);
+            let answer = answer.filter(|(status, document)| {
+                let is_wanted = wanted.contains(status);
+                if !is_wanted && last.as_ref() != Some(document) {
+                    eprintln!("{method} {path}: {status} {document}");
+                    last = Some(document.clone());
+                }
+                is_wanted
+            });
+            answer.map(|(_, document)| document)
+        })
+    }
+
+    /// What a create of this name asks for.
+    pub(crate) fn wish(name: &str) -> Value {
+        json!({"templateID": "base", "timeout": 3600, "metadata": {"name": name}})
+    }
+
+    /// Makes a sandbox, however often that must be asked.
+    pub(crate) fn create(&self, name: &str) -> String {
+        let made = self.insist(
+            ("POST", "/sandboxes"),
+            Some(name),
+            Some(&Self::wish(name)),
+            &[201],
+        );
+        made["sandboxID"].as_str().unwrap().to_owned()
+    }
+
+    /// The names of the sandboxes there are, with their states.
+    pub(crate) fn list(&self) -> Vec<(String, String)> {
+        let list = self.insist(("GET", "/v2/sandboxes"), None, None, &[200]);
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let rows = list.as_array().unwrap().iter();
+        let mut found: Vec<_> = rows
+            .map(|row| (text(&row["metadata"]["name"]), text(&row["state"])))
+            .collect();
+        found.sort();
+        found
+    }
+
+    /// Runs a command in a sandbox; none if it did not come to its end.
+    pub(crate) fn exec(&self, id: &str, command: &str) -> Option<String> {
+        let output = Command::new(ATOLL)
+            .args(["sandbox", "exec", "--data-dir"])
+            .arg(self.path("server"))
+            .args([id, "--", "bash", "-c", command])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        output.status.success().then_some(text)
+    }
+
+    /// Runs a command, however often that must be tried.
+    pub(crate) fn exec_until(&self, id: &str, command: &str) -> String {
+        self.wait(&format!("`{command}` runs"), |rig| rig.exec(id, command))
+    }
+
+    /// Checks that the bystander went on counting all the time.
+    pub(crate) fn check_bystander(&self) {
+        let since = self.counting_since.elapsed();
+        let count: u64 = self
+            .exec_until(&self.bystander, "cat /tmp/count")
+            .parse()
+            .unwrap();
+        // A busy machine may halve its speed; a stop of a second at each step would show.
+        let least = u64::try_from(since.as_millis() / 300).unwrap();
+        assert!(count >= least, "it counted {count} in {since:?}");
+    }
+
+    /// The sandboxes that the node's ledger knows.
+    pub(crate) fn ledger(&self) -> Vec<String> {
+        let folder = self.path("node/node/sandboxes");
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Waits until there is nothing but the bystander, in the API and on the node.
+    pub(crate) fn wait_alone(&self) {
+        self.wait("only the bystander is left", |rig| {
+            let is_alone = rig.list() == [("bystander".to_owned(), "running".to_owned())]
+                && rig.ledger() == [rig.bystander.as_str()];
+            is_alone.then_some(())
+        });
+    }
+
+    /// Ends everything in order, and checks that nothing at all is left on the machine.
+    pub(crate) fn finish(mut self) {
+        self.insist(
+            ("DELETE", &format!("/sandboxes/{}", self.bystander)),
+            None,
+            None,
+            &[204, 404],
+        );
+        self.wait("the ledger is empty", |rig| {
+            rig.ledger().is_empty().then_some(())
+        });
+        let instance = fs::read_to_string(self.path("node/node/instance")).unwrap();
+        for part in [Part::Node, Part::Server] {
+            let id = rustix::process::Pid::from_child(self.child(part));
+            rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+            self.wait_mut("the process stops", |rig| {
+                rig.child(part).try_wait().unwrap()
+            });
+        }
+        self.wait("nothing is left", |rig| {
+            let left = rig.leftovers(instance.trim());
+            if !left.is_empty() {
+                eprintln!("left: {left:?}");
+            }
+            left.is_empty().then_some(())
+        });
+    }
+
+    /// Processes, mounts and cgroups of the node.
+    fn leftovers(&self, instance: &str) -> Vec<String> {
+        let folder = self.folder.path().to_str().unwrap();
+        let mut left = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            if line.starts_with(folder) {
+                left.push(line);
+            }
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        left.extend(
+            mounts
+                .lines()
+                .filter(|line| line.contains(folder))
+                .map(str::to_owned),
+        );
+        left.extend(cgroups(Path::new("/sys/fs/cgroup"), instance, 3));
+        left
+    }
+}
+
+/// Cgroups that carry the node's instance in their names, a few levels down.
+fn cgroups(folder: &Path, instance: &str, levels: u32) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        if entry.file_name().to_string_lossy().contains(instance) {
+            found.push(entry.path().display().to_string());
+        } else if levels > 0 {
+            found.extend(cgroups(&entry.path(), instance, levels - 1));
+        }
+    }
+    found
+}
+
+impl Drop for Rig {
+    /// Leaves the machine clean also where a test failed.
+    fn drop(&mut self) {
+        for child in [self.server.as_mut(), self.node.as_mut()]
+            .into_iter()
+            .flatten()
+        {
+            // What ended already needs no signal.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let folder = self.folder.path().display();
+        let script = format!(
+            "pkill -KILL -f ^{folder}/; sleep 0.5; grep -o ' {folder}/[^ ]*' /proc/self/mountinfo \
+             | sort -r | xargs -r -n 1 umount -l"
+        );
+        let _ = Command::new("sh").args(["-c", &script]).status();
+    }
+}
