@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderName, header};
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 
+use crate::audit::{self, Note};
 use crate::error::ApiError;
 use crate::limit::MAX_CREDENTIAL_LEN;
 use crate::rest::Api;
@@ -36,23 +37,42 @@ pub(crate) struct Operator(pub(crate) Tenant);
 impl FromRequestParts<Api> for Caller {
     type Rejection = ApiError;
 
+    /// Whatever the route: a key that only reads gets no further with a method that changes.
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
-        let headers = &parts.headers;
-        if let Some(key) = presented_key(headers)? {
-            let tenant = api.control().authenticate(key).await?;
-            return Ok(Self(tenant));
+        let tenant = authenticate(parts, api).await?;
+        if tenant.scope == Scope::ReadOnly && !audit::is_safe(&parts.method) {
+            return Err(read_only());
         }
-        if headers.contains_key(ADMIN_TOKEN) {
-            check_admin(headers, api.admin_token())?;
-            return match team(headers)? {
-                Some(team) => Ok(Self(operator_of(team)?)),
-                None => Err(unauthenticated("X-Admin-Token needs X-Team-ID here")),
-            };
-        }
-        Err(unauthenticated(
-            "no API key given: send it in the X-API-Key header",
-        ))
+        Ok(Self(tenant))
     }
+}
+
+/// The refusal of a change by a key that only reads.
+pub(crate) fn read_only() -> ApiError {
+    ApiError::new(ErrorKind::PermissionDenied, "this API key may only read")
+}
+
+/// Who is asking, whatever for.
+pub(crate) async fn authenticate(parts: &Parts, api: &Api) -> Result<Tenant, ApiError> {
+    let (headers, note) = (&parts.headers, Note::of(&parts.extensions));
+    if let Some(key) = presented_key(headers)? {
+        let tenant = api.control().authenticate(key).await?;
+        note.by_key(&tenant);
+        return Ok(tenant);
+    }
+    if headers.contains_key(ADMIN_TOKEN) {
+        check_admin(headers, api.admin_token())?;
+        return match team(headers)? {
+            Some(team) => {
+                note.by_operator(&team);
+                operator_of(team)
+            }
+            None => Err(unauthenticated("X-Admin-Token needs X-Team-ID here")),
+        };
+    }
+    Err(unauthenticated(
+        "no API key given: send it in the X-API-Key header",
+    ))
 }
 
 impl FromRequestParts<Api> for Operator {
@@ -61,6 +81,7 @@ impl FromRequestParts<Api> for Operator {
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
         check_admin(&parts.headers, api.admin_token())?;
         let team = team(&parts.headers)?.unwrap_or_else(|| api.default_team().clone());
+        Note::of(&parts.extensions).by_operator(&team);
         Ok(Self(operator_of(team)?))
     }
 }

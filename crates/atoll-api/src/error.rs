@@ -1,6 +1,6 @@
 //! Errors on their way out: what each kind of failure means for a client and for the operator.
 //!
-//! The four tables below are the only place where a kind gets a status, an RPC code, a
+//! The tables below are the only place where a kind gets a status, an RPC code, a
 //! retryability or a log level. None has a catch-all arm: a new kind does not compile until each
 //! table says what it is.
 
@@ -55,6 +55,26 @@ pub const fn rpc_code(kind: ErrorKind) -> ErrorCode {
         ErrorKind::DeadlineExceeded => ErrorCode::DeadlineExceeded,
         ErrorKind::Unsupported => ErrorCode::Unimplemented,
         ErrorKind::Internal => ErrorCode::Internal,
+    }
+}
+
+/// The word of a kind, in the audit.
+#[must_use]
+pub(crate) const fn kind_word(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::InvalidArgument => "invalid_argument",
+        ErrorKind::NotFound => "not_found",
+        ErrorKind::AlreadyExists => "already_exists",
+        ErrorKind::Conflict => "conflict",
+        ErrorKind::Unauthenticated => "unauthenticated",
+        ErrorKind::PermissionDenied => "permission_denied",
+        ErrorKind::QuotaExceeded => "quota_exceeded",
+        ErrorKind::RateLimited => "rate_limited",
+        ErrorKind::NoCapacity => "no_capacity",
+        ErrorKind::Unavailable => "unavailable",
+        ErrorKind::DeadlineExceeded => "deadline_exceeded",
+        ErrorKind::Unsupported => "unsupported",
+        ErrorKind::Internal => "internal",
     }
 }
 

@@ -55,10 +55,15 @@ fn trace_of(headers: &HeaderMap) -> Option<String> {
     (is_id && !is_zero).then(|| id.to_owned())
 }
 
+/// A request's trace id, in its extensions.
+#[derive(Debug, Clone)]
+pub(crate) struct TraceId(pub(crate) String);
+
 /// Gives the request an id and a span, and writes what became of it to the log.
-pub(crate) async fn trace(request: Request, next: Next) -> Response {
+pub(crate) async fn trace(mut request: Request, next: Next) -> Response {
     let trace =
         trace_of(request.headers()).unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
+    request.extensions_mut().insert(TraceId(trace.clone()));
     let route = request.extensions().get::<MatchedPath>().cloned();
     let method = request.method().clone();
     let span = tracing::info_span!(

@@ -17,6 +17,7 @@
 //!   [`rest::operations`]; a test compares them.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod auth;
 mod body;
 mod check;

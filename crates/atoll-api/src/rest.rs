@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 
+use crate::audit;
 use crate::error::ApiError;
 use crate::guard::{self, Places};
 use crate::limit::{MAX_REQUESTS, REQUEST_TIMEOUT};
@@ -64,6 +65,7 @@ struct Inner {
     control: ControlPlane,
     imports: Imports,
     metrics: OnceLock<fn() -> String>,
+    tasks: TaskTracker,
 }
 
 /// The API. Cheap to clone; clones share everything.
@@ -80,8 +82,9 @@ impl Api {
             inner: Arc::new(Inner {
                 cfg,
                 control,
-                imports: Imports::new(tasks),
                 metrics: OnceLock::new(),
+                imports: Imports::new(tasks.clone()),
+                tasks,
             }),
         }
     }
@@ -103,6 +106,7 @@ impl Api {
             .with_state(self.clone())
             .layer(middleware::from_fn_with_state(places.clone(), guard::bound))
             .layer(CatchPanicLayer::custom(guard::panicked))
+            .layer(middleware::from_fn_with_state(self.clone(), audit::rest))
             .merge(rpc::router(self, &places))
             .layer(middleware::from_fn(guard::trace))
             .layer(cors)
@@ -134,6 +138,11 @@ impl Api {
 
     pub(crate) fn sandbox_domain(&self) -> Option<&str> {
         self.inner.cfg.sandbox_domain.as_deref()
+    }
+
+    /// Where work runs that outlives its request.
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.inner.tasks
     }
 
     pub(crate) fn imports(&self) -> &Imports {
@@ -243,6 +252,13 @@ pub(crate) type Answer = Result<Response, ApiError>;
 
 pub(crate) fn json<T: serde::Serialize>(status: StatusCode, document: T) -> Response {
     (status, axum::Json(document)).into_response()
+}
+
+/// The answer to a request that made something.
+pub(crate) fn made<T: serde::Serialize>(status: StatusCode, id: &str, document: T) -> Response {
+    let mut response = json(status, document);
+    response.extensions_mut().insert(audit::Made(id.to_owned()));
+    response
 }
 
 pub(crate) fn no_content() -> Response {

@@ -93,6 +93,7 @@ pub(crate) fn router(api: &Api, places: &Places) -> axum::Router {
         router
             .layer(middleware::from_fn_with_state(api.clone(), access::check))
             .layer(middleware::from_fn_with_state(places, bound))
+            .layer(middleware::from_fn_with_state(api.clone(), access::record))
     };
     route(&UNARY, once, places.clone()).merge(route(&STREAMS, streamed, streams))
 }

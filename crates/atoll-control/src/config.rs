@@ -74,6 +74,8 @@ pub struct Config {
     pub history_events_max: u64,
     /// How webhooks are tried again and given up.
     pub webhooks: WebhookPolicy,
+    /// How long rows of the audit are kept.
+    pub audit_retention: Duration,
     /// The guest agent's version, for templates that do not say.
     pub envd_version: String,
     /// How much more than they have is allocated on nodes.
@@ -98,6 +100,7 @@ impl Config {
             history_sandboxes_max: HISTORY_SANDBOXES_MAX,
             history_events_max: HISTORY_EVENTS_MAX,
             webhooks: WEBHOOK_POLICY,
+            audit_retention: Duration::from_secs(90 * 24 * 3600),
             envd_version: envd_version.into(),
             // A node reports what it has to give, its own overcommitment included.
             overcommit: Overcommit {

@@ -22,8 +22,9 @@ use governor::{Quota, RateLimiter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::audit::Refusals;
 use crate::error::{Error, Result, code};
-use crate::limit::GATES_MAX;
+use crate::limit::{GATES_MAX, TEAM_REFUSALS};
 use crate::lock::lock;
 
 /// When to try again after too many creates were under way: about what a create takes.
@@ -100,6 +101,7 @@ pub(crate) struct Gate {
     requests: Arc<Limiter>,
     creates: Arc<Limiter>,
     creating: Arc<Semaphore>,
+    refusals: Arc<Refusals>,
     creating_max: usize,
 }
 
@@ -118,6 +120,10 @@ impl Gate {
                 || Arc::new(Semaphore::new(creating_max)),
                 |gate| Arc::clone(&gate.creating),
             ),
+            refusals: before.map_or_else(
+                || Arc::new(Refusals::new(TEAM_REFUSALS)),
+                |gate| Arc::clone(&gate.refusals),
+            ),
             creating_max,
         }
     }
@@ -131,6 +137,11 @@ impl Gate {
             ));
         }
         self.requests.demand("requests")
+    }
+
+    /// What bounds how many of the team's refused requests are recorded.
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// Lets one create in, for as long as the answer is kept.

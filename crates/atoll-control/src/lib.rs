@@ -14,6 +14,7 @@
 //! What it does not do: it knows no HTTP, no JSON of the API, no SQL, and starts no process.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 mod bus;
 mod catalog;
 pub mod clock;

@@ -47,3 +47,18 @@ pub const TEAM_LIMITS: Limits = Limits {
     creates: rate(5_000, 10_000),
     requests: rate(20_000, 40_000),
 };
+
+/// How many refused requests of one team are recorded.
+pub const TEAM_REFUSALS: Rate = rate(5, 100);
+
+/// How many refused requests of callers without a team are recorded, of all together.
+pub const STRANGER_REFUSALS: Rate = rate(10, 200);
+
+/// Rows on a page of the audit.
+pub const AUDIT_LIMIT_MAX: u32 = 1_000;
+
+/// Characters of a client's text in a row of the audit.
+pub const AUDIT_TEXT_MAX: usize = 128;
+
+/// Rows of the audit: some hundred MiB. The oldest go first.
+pub const AUDIT_ROWS_MAX: u64 = 2_000_000;

@@ -155,6 +155,31 @@ pub struct TeamView {
     pub running: u64,
 }
 
+/// A row of the audit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditView {
+    /// When it was answered.
+    pub at: Timestamp,
+    /// For which team; none: it is not known.
+    pub team: Option<TeamId>,
+    /// Who: `key:<id>`, `operator`, `anonymous`.
+    pub actor: String,
+    /// What was asked for.
+    pub operation: String,
+    /// Of what.
+    pub object: Option<String>,
+    /// `ok`, or a word for the refusal.
+    pub outcome: String,
+    /// From which address.
+    pub address: Option<String>,
+    /// With which program, by its own account.
+    pub agent: Option<String>,
+    /// The request's trace id.
+    pub trace: Option<String>,
+    /// How many refusals before this one were left out.
+    pub left_out: u64,
+}
+
 /// A key as its team sees it. The key itself is not kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyView {

@@ -243,3 +243,13 @@ impl Waker for ControlWaker {
         })
     }
 }
+
+/// Tells the API the client's address, as the edge's listener saw it.
+pub(crate) fn name_client<B>(mut request: http::Request<B>) -> http::Request<B> {
+    let peer = request.extensions().get::<atoll_edge::server::Peer>();
+    if let Some(atoll_edge::server::Peer(address)) = peer.copied() {
+        let client = atoll_api::audit::Client(address);
+        request.extensions_mut().insert(client);
+    }
+    request
+}

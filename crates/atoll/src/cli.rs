@@ -46,6 +46,8 @@ pub(crate) enum Command {
     /// Say why a sandbox or a node is as it is: intent, observation, decisions, repairs, history.
     #[command(subcommand)]
     Explain(ExplainCommand),
+    /// Show who asked for which change, newest first. Needs the operator's token.
+    Audit(AuditArgs),
     /// Say what this machine offers each driver, and how to mend what is missing.
     Doctor(DoctorArgs),
     /// Measure.
@@ -551,6 +553,39 @@ pub(crate) struct QuotaArgs {
     /// Requests: so many a second, and so many at once.
     #[arg(long, value_name = "PER_SECOND:BURST", value_parser = parse_rate)]
     pub(crate) requests: Option<(u32, u32)>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Only for this team (name or id).
+    #[arg(long)]
+    pub(crate) team: Option<String>,
+    /// Only by this actor: `key:ID`, `operator` or `anonymous`.
+    #[arg(long)]
+    pub(crate) actor: Option<String>,
+    /// Only of this operation, as the list shows it.
+    #[arg(long)]
+    pub(crate) operation: Option<String>,
+    /// Only of this object.
+    #[arg(long)]
+    pub(crate) object: Option<String>,
+    /// Only with this outcome: `ok`, `not_found`, …
+    #[arg(long)]
+    pub(crate) outcome: Option<String>,
+    /// Only from this time on (RFC 3339).
+    #[arg(long)]
+    pub(crate) start: Option<String>,
+    /// Only before this time (RFC 3339).
+    #[arg(long)]
+    pub(crate) end: Option<String>,
+    /// How many rows at most.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) limit: usize,
+    /// Print JSON, one object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

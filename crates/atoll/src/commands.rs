@@ -1,5 +1,6 @@
 //! What each subcommand does, one module a group.
 
+pub(crate) mod audit;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod key;

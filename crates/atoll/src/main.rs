@@ -70,6 +70,7 @@ async fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Sandbox(command) => return commands::sandbox::run(command).await,
         Command::Template(command) => commands::template::run(command).await?,
         Command::Key(command) => commands::key::run(command).await?,
+        Command::Audit(arguments) => commands::audit::run(arguments).await?,
         Command::Team(command) => commands::team::run(command).await?,
         Command::Nodes(command) => commands::nodes::run(command).await?,
         Command::Explain(command) => commands::explain::run(command).await?,

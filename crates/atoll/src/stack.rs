@@ -30,9 +30,11 @@ use atoll_store::sqlite::SqliteStore;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tower::util::MapRequestLayer;
 
 use crate::adapters::{
     Addresses, ControlWaker, DataDisk, HeartbeatsToControl, InProcessNode, NodeDialer, Routes,
+    name_client,
 };
 use crate::cli::SourceArgs;
 use crate::commands::doctor;
@@ -154,6 +156,7 @@ impl Stack {
         if let Some((fleet, token)) = reach.fleet {
             api = atoll_api::fleet::mount(api, fleet, token);
         }
+        let api = api.layer(MapRequestLayer::new(name_client));
         let serve = atoll_edge::server::serve(listener, edge, Some(api), tasks, cancel);
         components.start("listener", serve);
 

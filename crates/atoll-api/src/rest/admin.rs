@@ -1,5 +1,6 @@
 //! The operators' surface, `/admin/v1`: keys, template imports, nodes, health; teams beneath.
 
+mod audit;
 pub(super) mod nodes;
 mod teams;
 
@@ -8,11 +9,10 @@ use atoll_core::error::ErrorKind;
 use atoll_core::resources::Resources;
 use atoll_core::template::TemplateSource;
 use axum::extract::State;
-use axum::response::IntoResponse as _;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
 
-use super::{Answer, Api, Segment, Table, json, keys, no_content, templates};
+use super::{Answer, Api, Segment, Table, json, keys, made, no_content, templates};
 use crate::auth::Operator;
 use crate::body::JsonBody;
 use crate::dto::{NewKey, TemplateDto};
@@ -35,7 +35,7 @@ const MAX_NAME_LEN: usize = 64;
 
 pub(super) fn routes(table: Table) -> Table {
     let table = nodes::routes(table);
-    teams::routes(table)
+    audit::routes(teams::routes(table))
         .add(Method::GET, "/admin/v1/keys", list_keys)
         .add(Method::POST, "/admin/v1/keys", create_key)
         .add(Method::DELETE, "/admin/v1/keys/{keyID}", revoke_key)
@@ -226,7 +226,8 @@ async fn start_import(
         .imports()
         .start(api.control().clone(), tenant, request)?;
     let location = format!("/admin/v1/imports/{}", import.id);
-    let mut response = (StatusCode::ACCEPTED, axum::Json(import)).into_response();
+    let name = import.name.clone();
+    let mut response = made(StatusCode::ACCEPTED, &name, import);
     if let Ok(location) = HeaderValue::from_str(&location) {
         response.headers_mut().insert(header::LOCATION, location);
     }

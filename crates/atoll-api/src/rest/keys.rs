@@ -8,7 +8,7 @@ use axum::extract::State;
 use http::{Method, StatusCode};
 use secrecy::ExposeSecret as _;
 
-use super::{Answer, Api, Segment, Table, json, no_content};
+use super::{Answer, Api, Segment, Table, json, made, no_content};
 use crate::auth::Caller;
 use crate::body::JsonBody;
 use crate::dto::{KeyDto, NewKey};
@@ -47,10 +47,9 @@ pub(super) async fn create_for(control: &ControlPlane, tenant: &Tenant, new: New
     };
     let created = control.key_create(tenant, &new.name, scope).await?;
     let text = created.text.expose_secret().to_owned();
-    Ok(json(
-        StatusCode::CREATED,
-        KeyDto::new(created.view, Some(text)),
-    ))
+    let id = created.view.id.clone();
+    let document = KeyDto::new(created.view, Some(text));
+    Ok(made(StatusCode::CREATED, id.as_str(), document))
 }
 
 pub(super) async fn revoke_of(control: &ControlPlane, tenant: &Tenant, id: &str) -> Answer {

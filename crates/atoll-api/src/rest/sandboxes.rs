@@ -10,7 +10,7 @@ use axum::response::Response;
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use sha2::{Digest as _, Sha256};
 
-use super::{Answer, Api, SandboxPath, Table, json, no_content};
+use super::{Answer, Api, SandboxPath, Table, json, made, no_content};
 use crate::auth::Caller;
 use crate::body::{JsonBody, OptionalJsonBody};
 use crate::check;
@@ -77,8 +77,9 @@ async fn create(
     let fingerprint = fingerprint(&body, version);
     let request = create_request(body.value, version, idempotency_key, fingerprint)?;
     let view = api.control().sandbox_create(tenant, request).await?;
+    let id = view.sandbox.id.clone();
     let document = SandboxDto::new(view, api.sandbox_domain());
-    Ok(json(StatusCode::CREATED, document))
+    Ok(made(StatusCode::CREATED, id.as_str(), document))
 }
 
 fn create_request(

@@ -1,6 +1,6 @@
 //! Who may make which call, decided before anything of its message is read.
 
-use atoll_control::view::Tenant;
+use atoll_control::view::{Scope, Tenant};
 use atoll_core::error::ErrorKind;
 use axum::extract::{FromRequestParts as _, Request, State};
 use axum::middleware::Next;
@@ -10,7 +10,8 @@ use http::request::Parts;
 use http::{HeaderMap, header};
 
 use super::status;
-use crate::auth::{ADMIN_TOKEN, API_KEY, Caller, Operator, TEAM_ID};
+use crate::audit::{self, Note};
+use crate::auth::{self, ADMIN_TOKEN, API_KEY, Operator, TEAM_ID};
 use crate::error::ApiError;
 use crate::rest::Api;
 
@@ -38,6 +39,8 @@ pub(super) struct Identity {
     pub(super) is_operator: bool,
     /// Whether it said for which team it acts, or is one.
     pub(super) names_team: bool,
+    /// Where the audit learns what the call is about.
+    pub(super) note: Note,
 }
 
 /// The caller of a call that is not open.
@@ -56,9 +59,37 @@ pub(super) async fn check(State(api): State<Api>, request: Request, next: Next) 
         Ok(Some(identity)) => {
             parts.extensions.insert(identity);
         }
-        Err(error) => return status::refuse(&error, &parts.headers),
+        Err(error) => {
+            Note::of(&parts.extensions).ended::<()>(&Err(error.clone()));
+            return status::refuse(&error, &parts.headers);
+        }
     }
     next.run(Request::from_parts(parts, body)).await
+}
+
+/// Has every call that changes something recorded. Heartbeats are not: a node sends one every two
+/// seconds, and what they change is what the control plane believes, not what anybody has.
+pub(super) async fn record(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let method = changing(request.uri().path());
+    let operation = method.map(|method| format!("rpc {method}"));
+    audit::call(api, operation, request, next).await
+}
+
+/// The name of a call that changes something.
+fn changing(path: &str) -> Option<&str> {
+    let method = path.strip_prefix(SERVICE)?;
+    matches!(
+        method,
+        "CreateSandbox"
+            | "BatchCreateSandboxes"
+            | "DeleteSandbox"
+            | "RestartSandbox"
+            | "PauseSandbox"
+            | "ResumeSandbox"
+            | "RegisterNode"
+            | "DrainNode"
+    )
+    .then_some(method)
 }
 
 /// What each call asks. One that does not exist asks nothing: its answer says so.
@@ -98,7 +129,7 @@ async fn identify(
         Access::Operator if is_operator => true,
         Access::Operator if shows_key => {
             // Whoever has no valid key at all learns that first.
-            Caller::from_request_parts(parts, api).await?;
+            auth::authenticate(parts, api).await?;
             let message = "this call is the operator's: it needs the X-Admin-Token";
             return Err(ApiError::new(ErrorKind::PermissionDenied, message));
         }
@@ -107,12 +138,16 @@ async fn identify(
     let tenant = if as_operator {
         Operator::from_request_parts(parts, api).await?.0
     } else {
-        Caller::from_request_parts(parts, api).await?.0
+        auth::authenticate(parts, api).await?
     };
+    if tenant.scope == Scope::ReadOnly && changing(parts.uri.path()).is_some() {
+        return Err(auth::read_only());
+    }
     Ok(Some(Identity {
         tenant,
         is_operator,
         names_team: !is_operator || parts.headers.contains_key(TEAM_ID),
+        note: Note::of(&parts.extensions),
     }))
 }
 

@@ -106,6 +106,9 @@ pub(super) fn sandbox(row: Row) -> Sandbox {
     Sandbox {
         id: row.id.to_string(),
         team_id: row.team.to_string(),
+        created_by: row
+            .created_by
+            .map_or_else(String::new, |key| key.to_string()),
         template_id: config.template.to_string(),
         build_id: config.build.to_string(),
         alias: config.alias.unwrap_or_default(),

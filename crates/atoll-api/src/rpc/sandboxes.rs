@@ -19,6 +19,7 @@ use futures::future::join_all;
 use sha2::{Digest as _, Sha256};
 use std::time::Duration;
 
+use super::access::Identity;
 use super::field::{self, Problems};
 use super::{message, status};
 use crate::check;
@@ -63,16 +64,19 @@ fn access(api: &Api, view: &SandboxView) -> atoll_proto::orchestrator::SandboxAc
 
 pub(super) async fn batch_create(
     api: &Api,
-    tenant: &Tenant,
+    caller: &Identity,
     batch: BatchCreateSandboxesRequest,
 ) -> Result<BatchCreateSandboxesResponse, ApiError> {
     let requests = batch_requests(batch)?;
     let calls = requests
         .into_iter()
-        .map(|request| made(api, tenant, request));
+        .map(|request| made(api, &caller.tenant, request));
     let results = join_all(calls).await.into_iter().map(|result| {
         let outcome = match result {
-            Ok(created) => created.into(),
+            Ok(created) => {
+                caller.note.about(&created.sandbox.id);
+                created.into()
+            }
             Err(error) => {
                 error.log();
                 status::status(&error).into()

@@ -17,6 +17,7 @@ use connectrpc::{Encodable, RequestContext, ServiceRequest, ServiceResult, Servi
 use super::access::{Identity, identity};
 use super::status::answer;
 use super::{installation, nodes, sandboxes, watch};
+use crate::audit::Note;
 use crate::rest::Api;
 
 /// The service.
@@ -39,7 +40,9 @@ macro_rules! call {
             let $message = $request.to_owned_message();
             $call
         };
-        answer(call.await)
+        let result = call.await;
+        Note::of($ctx.extensions()).ended(&result);
+        answer(result)
     }};
 }
 
@@ -49,12 +52,11 @@ impl OrchestratorService for Service {
         ctx: RequestContext,
         request: ServiceRequest<'_, CreateSandboxRequest>,
     ) -> ServiceResult<impl Encodable<CreateSandboxResponse> + Send + use<'a>> {
-        call!(ctx, request, |caller, message| sandboxes::create(
-            &self.api,
-            &caller.tenant,
-            message
-        )
-        .await)
+        call!(ctx, request, |caller, message| {
+            let made = sandboxes::create(&self.api, &caller.tenant, message).await?;
+            caller.note.about(&made.sandbox.id);
+            Ok(made)
+        })
     }
 
     async fn batch_create_sandboxes<'a>(
@@ -63,9 +65,7 @@ impl OrchestratorService for Service {
         request: ServiceRequest<'_, BatchCreateSandboxesRequest>,
     ) -> ServiceResult<impl Encodable<BatchCreateSandboxesResponse> + Send + use<'a>> {
         call!(ctx, request, |caller, message| sandboxes::batch_create(
-            &self.api,
-            &caller.tenant,
-            message
+            &self.api, caller, message
         )
         .await)
     }
@@ -101,12 +101,10 @@ impl OrchestratorService for Service {
         ctx: RequestContext,
         request: ServiceRequest<'_, DeleteSandboxRequest>,
     ) -> ServiceResult<impl Encodable<DeleteSandboxResponse> + Send + use<'a>> {
-        call!(ctx, request, |caller, message| sandboxes::delete(
-            &self.api,
-            &caller.tenant,
-            message
-        )
-        .await)
+        call!(ctx, request, |caller, message| {
+            caller.note.about(&message.sandbox_id);
+            sandboxes::delete(&self.api, &caller.tenant, message).await
+        })
     }
 
     async fn restart_sandbox<'a>(
@@ -114,9 +112,10 @@ impl OrchestratorService for Service {
         ctx: RequestContext,
         request: ServiceRequest<'_, RestartSandboxRequest>,
     ) -> ServiceResult<impl Encodable<RestartSandboxResponse> + Send + use<'a>> {
-        call!(ctx, request, |_caller, message| sandboxes::restart(
-            &message
-        ))
+        call!(ctx, request, |caller, message| {
+            caller.note.about(&message.sandbox_id);
+            sandboxes::restart(&message)
+        })
     }
 
     async fn pause_sandbox<'a>(
@@ -124,7 +123,10 @@ impl OrchestratorService for Service {
         ctx: RequestContext,
         request: ServiceRequest<'_, PauseSandboxRequest>,
     ) -> ServiceResult<impl Encodable<PauseSandboxResponse> + Send + use<'a>> {
-        call!(ctx, request, |_caller, message| sandboxes::pause(&message))
+        call!(ctx, request, |caller, message| {
+            caller.note.about(&message.sandbox_id);
+            sandboxes::pause(&message)
+        })
     }
 
     async fn resume_sandbox<'a>(
@@ -132,7 +134,10 @@ impl OrchestratorService for Service {
         ctx: RequestContext,
         request: ServiceRequest<'_, ResumeSandboxRequest>,
     ) -> ServiceResult<impl Encodable<ResumeSandboxResponse> + Send + use<'a>> {
-        call!(ctx, request, |_caller, message| sandboxes::resume(&message))
+        call!(ctx, request, |caller, message| {
+            caller.note.about(&message.sandbox_id);
+            sandboxes::resume(&message)
+        })
     }
 
     async fn explain_sandbox<'a>(

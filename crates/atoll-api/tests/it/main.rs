@@ -4,9 +4,11 @@
 
 mod access;
 mod admin;
+mod audit;
 mod bad_input;
 mod contract;
 mod explain;
+mod isolation;
 mod lists;
 mod node;
 mod nodes;

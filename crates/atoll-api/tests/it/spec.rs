@@ -152,13 +152,18 @@ impl Operation<'_> {
 
     /// The path with something in the place of each variable.
     pub(crate) fn path_with(&self, id: &str) -> String {
-        let mut path = self.path.clone();
-        while let Some((head, rest)) = path.split_once('{') {
-            let tail = rest.split_once('}').unwrap().1;
-            path = format!("{head}{id}{tail}");
-        }
-        path
+        filled(&self.path, id)
     }
+}
+
+/// A path with something in the place of each variable.
+pub(crate) fn filled(path: &str, id: &str) -> String {
+    let mut path = path.to_owned();
+    while let Some((head, rest)) = path.split_once('{') {
+        let tail = rest.split_once('}').unwrap().1;
+        path = format!("{head}{id}{tail}");
+    }
+    path
 }
 
 fn matches(template: &str, path: &str) -> bool {

@@ -227,11 +227,8 @@ impl Inner {
     fn find_template(&self, team: &TeamId, reference: &str) -> Result<Arc<TemplateRow>> {
         match self.catalog.find(team, &Reference::parse(reference)?) {
             Found::Usable(row) => Ok(row),
-            Found::Foreign => Err(Error::new(
-                ErrorKind::PermissionDenied,
-                format!("you have no access to template '{reference}'"),
-            )),
-            Found::Nothing => Err(not_found(reference)),
+            // One answer for both: who may not see it learns not even that it exists.
+            Found::Foreign | Found::Nothing => Err(not_found(reference)),
         }
     }
 

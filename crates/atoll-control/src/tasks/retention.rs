@@ -7,6 +7,7 @@ use atoll_core::time::Timestamp;
 use atoll_store::store::Retention;
 use tokio_util::sync::CancellationToken;
 
+use crate::limit::AUDIT_ROWS_MAX;
 use crate::service::Inner;
 
 /// How often there is a look, and statistics are written.
@@ -14,6 +15,9 @@ const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Sandboxes removed in one transaction: short enough not to hold up creates.
 const BATCH: u32 = 100;
+
+/// Audit rows removed in one transaction: they are small and lie together.
+const AUDIT_BATCH: u32 = 1_000;
 
 /// Batches in one look.
 const BATCHES_MAX: usize = 50;
@@ -28,14 +32,13 @@ pub(super) async fn run(inner: &Arc<Inner>, cancel: &CancellationToken) {
         inner.flush_spawned().await;
         inner.flush_key_uses().await;
         prune(inner).await;
+        prune_audit(inner).await;
     }
 }
 
 async fn prune(inner: &Inner) {
-    let retention = i64::try_from(inner.config.history_retention.as_micros()).unwrap_or(i64::MAX);
-    let before = Timestamp::from_micros(inner.clock.now().as_micros().saturating_sub(retention));
     let retention = Retention {
-        before,
+        before: ago(inner, inner.config.history_retention),
         sandboxes_max: inner.config.history_sandboxes_max,
         events_max: inner.config.history_events_max,
         limit: BATCH,
@@ -46,6 +49,30 @@ async fn prune(inner: &Inner) {
             Ok(_) => return,
             Err(error) => {
                 tracing::warn!(%error, "old history is not removed");
+                return;
+            }
+        }
+    }
+}
+
+/// What was before so long ago.
+fn ago(inner: &Inner, period: Duration) -> Timestamp {
+    let period = i64::try_from(period.as_micros()).unwrap_or(i64::MAX);
+    Timestamp::from_micros(inner.clock.now().as_micros().saturating_sub(period))
+}
+
+async fn prune_audit(inner: &Inner) {
+    let before = ago(inner, inner.config.audit_retention);
+    for _ in 0..BATCHES_MAX {
+        match inner
+            .store
+            .audit_prune(before, AUDIT_ROWS_MAX, AUDIT_BATCH)
+            .await
+        {
+            Ok(removed) if removed < u64::from(AUDIT_BATCH) => return,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "old rows of the audit are not removed");
                 return;
             }
         }

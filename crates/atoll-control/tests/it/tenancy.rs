@@ -198,7 +198,7 @@ async fn templates_are_imported_found_and_removed() {
     assert_eq!(kind("mine", &stranger()).await, ErrorKind::NotFound);
     assert_eq!(
         kind(made.template.id.as_str(), &stranger()).await,
-        ErrorKind::PermissionDenied
+        ErrorKind::NotFound
     );
 
     let error = control

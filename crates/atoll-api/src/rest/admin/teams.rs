@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::auth::Operator;
 use crate::body::JsonBody;
 use crate::error::ApiError;
-use crate::rest::{Answer, Api, Segment, Table, json};
+use crate::rest::{Answer, Api, Segment, Table, json, made};
 use crate::time;
 
 pub(super) fn routes(table: Table) -> Table {
@@ -182,7 +182,8 @@ async fn create(State(api): State<Api>, _: Operator, body: JsonBody<NewTeam>) ->
     let NewTeam { name, quota } = body.value;
     let overrides = quota.into_overrides()?;
     let team = api.control().team_create(&name, overrides).await?;
-    Ok(json(StatusCode::CREATED, TeamDto::from(team)))
+    let id = team.id.clone();
+    Ok(made(StatusCode::CREATED, id.as_str(), TeamDto::from(team)))
 }
 
 async fn get(State(api): State<Api>, _: Operator, Segment(id): Segment) -> Answer {
