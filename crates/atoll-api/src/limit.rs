@@ -5,6 +5,10 @@ use std::time::Duration;
 /// The largest request body. As in E2B.
 pub const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
 
+/// Memory for the bodies of all requests under way together: without it the places for requests,
+/// each with the largest body, would be worth 64 GiB.
+pub const MAX_BODIES_BYTES: usize = 256 * 1024 * 1024;
+
 /// How long a body may take to arrive. Bodies here are small documents; what takes longer holds
 /// a place that others need.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);

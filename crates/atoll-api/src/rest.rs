@@ -22,6 +22,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 
 use crate::audit;
+use crate::body::Room;
 use crate::error::ApiError;
 use crate::guard::{self, Places};
 use crate::limit::{MAX_REQUESTS, REQUEST_TIMEOUT};
@@ -66,6 +67,7 @@ struct Inner {
     imports: Imports,
     metrics: OnceLock<fn() -> String>,
     tasks: TaskTracker,
+    bodies: Room,
 }
 
 /// The API. Cheap to clone; clones share everything.
@@ -85,6 +87,7 @@ impl Api {
                 metrics: OnceLock::new(),
                 imports: Imports::new(tasks.clone()),
                 tasks,
+                bodies: Room::new(),
             }),
         }
     }
@@ -143,6 +146,11 @@ impl Api {
     /// Where work runs that outlives its request.
     pub(crate) fn tasks(&self) -> &TaskTracker {
         &self.inner.tasks
+    }
+
+    /// Memory for request bodies.
+    pub(crate) fn bodies(&self) -> &Room {
+        &self.inner.bodies
     }
 
     pub(crate) fn imports(&self) -> &Imports {

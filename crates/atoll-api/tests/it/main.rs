@@ -9,6 +9,7 @@ mod bad_input;
 mod contract;
 mod explain;
 mod isolation;
+mod limits;
 mod lists;
 mod node;
 mod nodes;
