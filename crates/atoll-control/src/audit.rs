@@ -8,8 +8,8 @@
 //!
 //! Refusals are recorded at a rate, for each team and for all strangers together, so that whoever
 //! floods the door fills neither the store nor the writer; the next row says how many were left
-//! out. What was done, or may have been, is never left out. Rows carry no secret: texts that come from a client are cut, and
-//! what looks like a key in them is masked.
+//! out. What was done, or may have been, is never left out. Rows carry no secret: texts that come
+//! from a client are cut, and what looks like a key in them is masked.
 
 use std::net::IpAddr;
 use std::sync::Mutex;
