@@ -2,6 +2,7 @@
 
 mod event;
 mod lifecycle;
+mod paging;
 mod teams;
 mod webhook;
 
