@@ -98,6 +98,7 @@ impl Book {
             entry.events.push(event);
         }
         self.judge_placement(before, after);
+        self.judge_pause(before, after);
         self.judge_loss(before, after);
     }
 
@@ -146,6 +147,23 @@ impl Book {
                 after.id,
                 place(before),
                 before.generation
+            ));
+        }
+    }
+
+    /// What was paused can be resumed: it fails only if it ended by itself or with the machine.
+    fn judge_pause(&self, before: &Sandbox, after: &Sandbox) {
+        let is_paused = matches!(before.state, State::Paused | State::Resuming);
+        let is_failed = after.state == State::Error && before.desired != Desired::Stopped;
+        let has_lost = self
+            .cable(before)
+            .is_some_and(|cable| cable.machine.has_lost(&before.id));
+        if is_paused && is_failed && !has_lost {
+            self.world.violate(format_args!(
+                "{} was paused on {} and failed: {:?}",
+                after.id,
+                place(before),
+                after.last_error
             ));
         }
     }

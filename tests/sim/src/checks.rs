@@ -4,7 +4,7 @@
 //! Promises with a bound are measured in virtual time from when they began to be broken, or from
 //! the last fault that touched what keeps them, whichever is later.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::book::{CHANGES, Entry};
 use crate::link::Cable;
-use crate::machine::{MachineCopy, is_serving};
+use crate::machine::{MachineCopy, is_kept, is_serving};
 use crate::server::{Server, TEAM_MAX};
 use crate::store::Database;
 use crate::world::{Part, World};
@@ -124,7 +124,7 @@ impl Checks {
         for team in &self.teams {
             let of_team = rows.iter().filter(|row| row.team == *team);
             let charged = of_team.fold(Charge::default(), |sum, row| {
-                sum.saturating_add(charge(row))
+                sum.saturating_add(row.charge_in(row.state))
             });
             if charged.places > u64::from(TEAM_MAX) {
                 let places = charged.places;
@@ -189,50 +189,71 @@ impl Checks {
                 bound: AGREE_WITHIN,
             });
         }
+        let settle = |what: String| Concern {
+            what,
+            parts: parts.clone(),
+            bound: SETTLE_WITHIN,
+        };
         match row.state {
-            State::Running if self.copy_of(row, copies).is_none() => Some(Concern {
+            State::Running if self.copy_of(row, copies, is_serving).is_none() => Some(Concern {
                 what: format!("{id} g{generation} should run and does not"),
                 parts,
                 bound: AGREE_WITHIN,
             }),
+            State::Paused if self.copy_of(row, copies, is_kept).is_none() => Some(Concern {
+                what: format!("{id} g{generation} should be kept and is not"),
+                parts,
+                bound: AGREE_WITHIN,
+            }),
+            State::Running if row.desired == Desired::Paused || row.is_restarting => {
+                Some(settle(format!("{id} runs on")))
+            }
+            State::Paused if row.desired == Desired::Running => {
+                Some(settle(format!("{id} stays paused")))
+            }
             State::Running if row.deadline <= self.world.wall_time() => Some(Concern {
                 what: format!("the deadline of {id} passed"),
                 parts: [parts, vec![Part::WallClock]].concat(),
                 bound: EXPIRE_WITHIN,
             }),
-            State::Pending | State::Creating | State::Pausing | State::Resuming => Some(Concern {
-                what: format!("{id} stays {:?}", row.state),
-                parts,
-                bound: SETTLE_WITHIN,
-            }),
+            State::Pending | State::Creating | State::Pausing | State::Resuming => {
+                Some(settle(format!("{id} stays {:?}", row.state)))
+            }
             State::Running | State::Paused | State::Stopping | State::Stopped | State::Error => {
                 None
             }
         }
     }
 
-    fn copy_of<'a>(&self, row: &Sandbox, copies: &'a Copies) -> Option<&'a MachineCopy> {
+    /// The copy of the row's placement that is as it should be; a paused one may still have the
+    /// generation that it was paused under.
+    fn copy_of<'a>(
+        &self,
+        row: &Sandbox,
+        copies: &'a Copies,
+        is_right: impl Fn(&MachineCopy) -> bool,
+    ) -> Option<&'a MachineCopy> {
         copies
             .iter()
             .find(|((node, id, generation), copy)| {
                 *id == row.id
-                    && *generation == row.generation
+                    && row.is_own_generation(*generation)
                     && Some(self.cables[*node].machine.id()) == row.node.as_ref()
-                    && is_serving(copy)
+                    && is_right(copy)
             })
             .map(|(_, copy)| copy)
     }
 
     /// Copies that no row wants.
     fn strangers(&self, rows: &[Sandbox], copies: &Copies) -> Vec<Concern> {
-        let wanted: BTreeSet<_> = rows
-            .iter()
-            .filter_map(|row| Some((row.node.clone()?, row.id.clone(), row.generation)))
-            .collect();
+        let wanted: BTreeMap<_, _> = rows.iter().map(|row| (&row.id, row)).collect();
         let mut concerns = Vec::new();
         for (node, id, generation) in copies.keys() {
             let node = self.cables[*node].machine.id();
-            if wanted.contains(&(node.clone(), id.clone(), *generation)) {
+            let is_wanted = wanted.get(id).is_some_and(|row| {
+                row.node.as_ref() == Some(node) && row.is_own_generation(*generation)
+            });
+            if is_wanted {
                 continue;
             }
             concerns.push(Concern {
@@ -265,19 +286,25 @@ impl Checks {
     pub(crate) async fn unrest(&self, server: &Server) -> Option<String> {
         let rows = self.rows().await;
         let copies = self.copies();
+        let mut running = 0;
         for row in &rows {
-            if row.state != State::Running || row.desired != Desired::Running {
-                return Some(format!("{} is {:?}", row.id, row.state));
-            }
-            if self.copy_of(row, &copies).is_none() {
-                return Some(format!("{} does not run", row.id));
-            }
-            let route = server.edge.route(&row.id);
-            if route.is_none_or(|route| route.generation != row.generation) {
-                return Some(format!("{} has no route", row.id));
+            let is_there = match (row.state, row.desired) {
+                (State::Running, Desired::Running) => {
+                    running += 1;
+                    let route = server.edge.route(&row.id);
+                    if route.is_none_or(|route| route.generation != row.generation) {
+                        return Some(format!("{} has no route", row.id));
+                    }
+                    self.copy_of(row, &copies, is_serving).is_some()
+                }
+                (State::Paused, Desired::Paused) => self.copy_of(row, &copies, is_kept).is_some(),
+                _ => return Some(format!("{} is {:?}", row.id, row.state)),
+            };
+            if !is_there {
+                return Some(format!("{} is nowhere", row.id));
             }
         }
-        if copies.len() != rows.len() || server.edge.len() != rows.len() {
+        if copies.len() != rows.len() || server.edge.len() != running {
             return Some(format!(
                 "{} rows, {} copies, {} routes",
                 rows.len(),
@@ -289,7 +316,7 @@ impl Checks {
             let on_it = rows
                 .iter()
                 .filter(|row| row.node.as_ref() == Some(&view.id));
-            let allocated = sum(on_it.map(|row| row.config.resources));
+            let allocated = sum(on_it.map(Sandbox::held));
             if view.allocated != allocated || !view.is_reachable {
                 return Some(format!("{view:?}, rows {allocated:?}"));
             }
@@ -341,11 +368,6 @@ impl Checks {
                 .violate(format_args!("the history of {id} is {told:?}, not {due:?}"));
         }
     }
-}
-
-/// What a row counts against its team.
-const fn charge(row: &Sandbox) -> Charge {
-    Charge::of(row.state, row.config.resources, true)
 }
 
 fn sum(of: impl Iterator<Item = Resources>) -> Resources {

@@ -6,9 +6,9 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use atoll_control::Error;
 use atoll_control::request::{CreateRequest, ListQuery, Order};
 use atoll_control::view::Tenant;
+use atoll_control::{Error, TrafficAccess};
 use atoll_core::error::ErrorKind;
 use atoll_core::id::SandboxId;
 use atoll_core::network::NetworkPolicy;
@@ -36,6 +36,17 @@ const PAGE: u32 = 3;
 
 /// Pages of one listing; more means that it does not end.
 const PAGES_MAX: usize = 50;
+
+/// What a pause, a resume or a restart may come to besides success: others are faster, there is no
+/// room, or the node does not do it.
+const TURN_ERRORS: [ErrorKind; 6] = [
+    ErrorKind::NotFound,
+    ErrorKind::Conflict,
+    ErrorKind::QuotaExceeded,
+    ErrorKind::NoCapacity,
+    ErrorKind::DeadlineExceeded,
+    ErrorKind::Internal,
+];
 
 #[derive(Debug, Default)]
 struct Memory {
@@ -77,12 +88,14 @@ impl Clients {
         let choice = self.world.below(100);
         self.world.tasks.spawn(async move {
             match choice {
-                0..30 => clients.create(&server, team).await,
-                30..50 => clients.create_with_key(&server, team).await,
-                50..68 => clients.kill(&server, team).await,
-                68..76 => clients.set_timeout(&server, team).await,
-                76..82 => clients.connect(&server, team).await,
-                82..88 => clients.get(&server, team).await,
+                0..22 => clients.create(&server, team).await,
+                22..38 => clients.create_with_key(&server, team).await,
+                38..50 => clients.kill(&server, team).await,
+                50..56 => clients.set_timeout(&server, team).await,
+                56..68 => clients.pause(&server, team).await,
+                68..78 => clients.wake(&server, team).await,
+                78..84 => clients.restart(&server, team).await,
+                84..88 => clients.get(&server, team).await,
                 88..93 => clients.list(&server, team).await,
                 _ => clients.try_foreign(&server, team).await,
             }
@@ -161,6 +174,11 @@ impl Clients {
 
     fn request(&self, key: Option<String>) -> CreateRequest {
         let label = key.clone().map(|key| (KEY_LABEL.to_owned(), key));
+        let on_timeout = match self.world.below(4) {
+            0 => OnTimeout::Pause { keep_memory: true },
+            1 => OnTimeout::Pause { keep_memory: false },
+            _ => OnTimeout::Kill,
+        };
         let secs = match self.world.below(3) {
             0 => 5,
             1 => 60,
@@ -173,8 +191,8 @@ impl Clients {
             env: BTreeMap::new(),
             network: NetworkPolicy::default(),
             is_secured: true,
-            on_timeout: OnTimeout::Kill,
-            auto_resume: false,
+            on_timeout,
+            auto_resume: self.world.happens(300),
             idempotency_key: key,
             fingerprint: "the same".to_owned(),
         }
@@ -199,19 +217,13 @@ impl Clients {
         made.get(made.len() - 1 - back).cloned()
     }
 
-    pub(crate) async fn kill_all(&self, server: &Server, rows: Vec<(usize, SandboxId)>) {
-        for (team, id) in rows {
-            self.kill_one(server, team, &id).await;
-        }
-    }
-
     async fn kill(&self, server: &Server, team: usize) {
         if let Some(id) = self.pick(team) {
             self.kill_one(server, team, &id).await;
         }
     }
 
-    async fn kill_one(&self, server: &Server, team: usize, id: &SandboxId) {
+    pub(crate) async fn kill_one(&self, server: &Server, team: usize, id: &SandboxId) {
         let call = server.control.sandbox_kill(&self.tenants[team], id);
         match self.call(server, &format!("kill {id}"), call).await {
             Some(Ok(())) => {
@@ -231,19 +243,65 @@ impl Clients {
             .sandbox_set_timeout(&self.tenants[team], &id, time);
         let what = format!("set timeout of {id} to {secs} s");
         if let Some(Err(error)) = self.call(server, &what, call).await {
-            self.expect(&error, &what, &[ErrorKind::NotFound]);
+            self.expect(&error, &what, &[ErrorKind::NotFound, ErrorKind::Conflict]);
         }
     }
 
-    async fn connect(&self, server: &Server, team: usize) {
+    async fn pause(&self, server: &Server, team: usize) {
         let Some(id) = self.pick(team) else { return };
-        let time = Duration::from_secs(120);
+        let keep_memory = self.world.happens(500);
         let call = server
             .control
-            .sandbox_connect(&self.tenants[team], &id, time);
-        let what = format!("connect {id}");
+            .sandbox_pause(&self.tenants[team], &id, keep_memory);
+        let what = format!("pause {id}, memory {keep_memory}");
         if let Some(Err(error)) = self.call(server, &what, call).await {
-            self.expect(&error, &what, &[ErrorKind::NotFound]);
+            self.expect(&error, &what, &TURN_ERRORS);
+        }
+    }
+
+    /// Wants a sandbox to serve, in one of the ways there are.
+    async fn wake(&self, server: &Server, team: usize) {
+        let Some(id) = self.pick(team) else { return };
+        let (control, tenant) = (&server.control, &self.tenants[team]);
+        let time = Duration::from_secs(120);
+        let way = self.world.below(3);
+        let what = format!("{} {id}", ["connect", "resume", "send traffic to"][way]);
+        let answer = match way {
+            0 => {
+                let call = async { control.sandbox_connect(tenant, &id, time).await.map(drop) };
+                self.call(server, &what, call).await
+            }
+            1 => {
+                let call = async { control.sandbox_resume(tenant, &id, time).await.map(drop) };
+                self.call(server, &what, call).await
+            }
+            _ => {
+                let call = control.sandbox_resume_for_traffic(&id, TrafficAccess::GuestAgent);
+                self.call(server, &what, call).await
+            }
+        };
+        if let Some(Err(error)) = answer {
+            self.expect(&error, &what, &TURN_ERRORS);
+        }
+    }
+
+    /// Resumes what must be possible to resume, and ends it.
+    pub(crate) async fn resume_and_kill(&self, server: &Server, team: usize, id: &SandboxId) {
+        let time = Duration::from_secs(600);
+        let call = server.control.sandbox_resume(&self.tenants[team], id, time);
+        if let Some(Err(error)) = self.call(server, &format!("resume {id}"), call).await {
+            self.world
+                .violate(format_args!("{id} was paused and is not resumed: {error}"));
+        }
+        self.kill_one(server, team, id).await;
+    }
+
+    async fn restart(&self, server: &Server, team: usize) {
+        let Some(id) = self.pick(team) else { return };
+        let call = server.control.sandbox_restart(&self.tenants[team], &id);
+        let what = format!("restart {id}");
+        if let Some(Err(error)) = self.call(server, &what, call).await {
+            self.expect(&error, &what, &TURN_ERRORS);
         }
     }
 
@@ -264,7 +322,7 @@ impl Clients {
     async fn list(&self, server: &Server, team: usize) {
         let ended = lock(&self.memory).ended.clone();
         let tenant = &self.tenants[team];
-        let mut seen = BTreeSet::new();
+        let mut seen = BTreeMap::new();
         let mut query = ListQuery {
             states: Vec::new(),
             metadata: BTreeMap::new(),
@@ -291,7 +349,8 @@ impl Clients {
                     self.world
                         .violate(format_args!("{} is listed after its end", row.id));
                 }
-                if !seen.insert(row.id.clone()) {
+                // One that began to serve anew meanwhile has a new place in the order.
+                if seen.insert(row.id.clone(), row.started_at) == Some(row.started_at) {
                     self.world
                         .violate(format_args!("{} is listed twice", row.id));
                 }

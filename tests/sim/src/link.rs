@@ -246,6 +246,29 @@ impl NodeClient for Link {
         self.call(what, work).await
     }
 
+    async fn pause(
+        &self,
+        id: &SandboxId,
+        generation: Generation,
+        keep_memory: bool,
+    ) -> CallOutcome<ObservedSandbox> {
+        let what = format!("pause {id} g{generation}");
+        let work = |_| {
+            let (machine, id) = (Arc::clone(&self.cable.machine), id.clone());
+            async move { machine.pause(id, generation, keep_memory).await }
+        };
+        self.call(what, work).await
+    }
+
+    async fn resume(&self, spec: &SandboxSpec) -> CallOutcome<ObservedSandbox> {
+        let what = format!("resume {} g{}", spec.id, spec.generation);
+        let work = |_| {
+            let (machine, spec) = (Arc::clone(&self.cable.machine), spec.clone());
+            async move { machine.resume(spec).await }
+        };
+        self.call(what, work).await
+    }
+
     async fn report(&self) -> CallOutcome<NodeReport> {
         let work = |_| {
             let machine = Arc::clone(&self.cable.machine);

@@ -5,7 +5,7 @@
 //! it. Work goes on when its caller has gone away, and stops half-way when the agent dies; the
 //! next agent keeps what runs and removes what was half made or half removed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use atoll_core::heartbeat::{Heartbeat, MachineUsage, StateDigest};
@@ -21,6 +21,8 @@ use tokio::time::sleep;
 
 use crate::options::Sabotage;
 use crate::world::{Part, World, lock};
+
+mod pausing;
 
 /// Chance in a thousand that a sandbox cannot be made.
 const FAILS_PER_MILLE: u32 = 20;
@@ -44,6 +46,12 @@ pub(crate) struct MachineCopy {
     pub(crate) delivery: Delivery,
     /// Being released; it no longer serves.
     pub(crate) is_ending: bool,
+    /// Being paused or resumed; it does not serve.
+    is_turning: bool,
+    /// What it takes while it serves.
+    full: Resources,
+    /// Whether its memory is kept, once it is paused.
+    keeps_memory: bool,
     detail: Option<String>,
 }
 
@@ -53,6 +61,8 @@ struct State {
     /// What ended or vanished, for the defect of reporting it still.
     gone: BTreeMap<(SandboxId, Generation), Resources>,
     removed: BTreeMap<SandboxId, Generation>,
+    /// What ended by itself or with the machine's power: nobody can be asked for it.
+    lost: BTreeSet<SandboxId>,
     /// Which life of the agent this is; none while it is down.
     life: Option<u64>,
     lives: u64,
@@ -162,14 +172,25 @@ impl Machine {
         self.changed.notify_waiters();
     }
 
-    /// The machine loses power: nothing that ran is left.
+    /// The machine loses power: nothing that was in memory is left.
     pub(crate) fn lose_power(&self) {
         self.crash();
         let mut state = lock(&self.state);
         let copies = std::mem::take(&mut state.copies);
-        state
-            .gone
-            .extend(copies.into_iter().map(|(key, copy)| (key, copy.resources)));
+        for (key, copy) in copies {
+            // What is only files is on the disk.
+            if copy.state == ObservedState::Paused && !copy.keeps_memory && !copy.is_turning {
+                state.copies.insert(key, copy);
+                continue;
+            }
+            state.lost.insert(key.0.clone());
+            state.gone.insert(key, copy.resources);
+        }
+    }
+
+    /// Whether a copy of it ended by itself or with the machine's power.
+    pub(crate) fn has_lost(&self, id: &SandboxId) -> bool {
+        lock(&self.state).lost.contains(id)
     }
 
     /// The agent starts again: what runs is adopted, the rest is removed.
@@ -178,9 +199,14 @@ impl Machine {
         state.lives += 1;
         state.life = Some(state.lives);
         state.removed.clear();
+        let forgets_paused = self.world.has(Sabotage::ForgetPaused);
         state.copies.retain(|_, copy| {
+            // A pause or resume that was cut off did not happen.
+            copy.is_turning = false;
+            copy.resources = copy.held();
             let is_whole = match copy.state {
-                ObservedState::Running | ObservedState::Paused => true,
+                ObservedState::Running => true,
+                ObservedState::Paused => !forgets_paused,
                 ObservedState::Starting | ObservedState::Exited => false,
             };
             is_whole && !copy.is_ending
@@ -195,6 +221,7 @@ impl Machine {
         let running = state.copies.iter().filter(|(_, copy)| is_serving(copy));
         let keys: Vec<_> = running.map(|(key, _)| key.clone()).collect();
         let key = keys.get(index % keys.len().max(1))?.clone();
+        state.lost.insert(key.0.clone());
         if state.life.is_none() || self.world.has(Sabotage::ReportTheGone) {
             // Nobody is there to notice.
             let copy = state.copies.remove(&key)?;
@@ -204,7 +231,8 @@ impl Machine {
         let copy = state.copies.get_mut(&key)?;
         copy.state = ObservedState::Exited;
         copy.detail = Some("killed by signal 9".to_owned());
-        copy.resources = Resources::default();
+        copy.full = Resources::default();
+        copy.resources = copy.full;
         let seen = observed(&key, copy);
         if let Some(events) = &state.events {
             // A full queue loses it, as the agent's does; the next report tells it.
@@ -273,7 +301,7 @@ impl Machine {
                     let detail = copy.detail.clone().unwrap_or_default();
                     Met::Ready(CallOutcome::Refused(Refusal::Failed(detail)))
                 }
-                ObservedState::Running | ObservedState::Paused if copy.is_ending => Met::Starting,
+                ObservedState::Running | ObservedState::Paused if copy.is_busy() => Met::Starting,
                 ObservedState::Running | ObservedState::Paused => {
                     Met::Ready(CallOutcome::Done(observed(&key, copy)))
                 }
@@ -295,6 +323,9 @@ impl Machine {
             resources: spec.resources,
             delivery,
             is_ending: false,
+            is_turning: false,
+            full: spec.resources,
+            keeps_memory: false,
             detail: None,
         };
         state.copies.insert(key, copy);
@@ -354,7 +385,7 @@ impl Machine {
             return Removing::Ready(CallOutcome::Done(()));
         };
         match state.copies.get_mut(&key) {
-            Some(copy) if copy.state != ObservedState::Starting && !copy.is_ending => {
+            Some(copy) if !copy.is_busy() => {
                 copy.is_ending = true;
                 Removing::Begun(key)
             }
@@ -457,9 +488,29 @@ impl State {
     }
 }
 
+impl MachineCopy {
+    /// Whether an order is being carried out on it.
+    fn is_busy(&self) -> bool {
+        self.state == ObservedState::Starting || self.is_ending || self.is_turning
+    }
+
+    /// What it takes in its state.
+    const fn held(&self) -> Resources {
+        match self.state {
+            ObservedState::Paused => self.full.held_when_paused(self.keeps_memory),
+            ObservedState::Starting | ObservedState::Running | ObservedState::Exited => self.full,
+        }
+    }
+}
+
 /// Whether traffic that reaches the machine reaches this copy.
 pub(crate) fn is_serving(copy: &MachineCopy) -> bool {
-    copy.state == ObservedState::Running && !copy.is_ending
+    copy.state == ObservedState::Running && !copy.is_ending && !copy.is_turning
+}
+
+/// Whether it is kept without serving.
+pub(crate) fn is_kept(copy: &MachineCopy) -> bool {
+    copy.state == ObservedState::Paused && !copy.is_ending
 }
 
 fn observed(key: &(SandboxId, Generation), copy: &MachineCopy) -> ObservedSandbox {

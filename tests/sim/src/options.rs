@@ -47,6 +47,8 @@ pub enum Sabotage {
     LieAboutRemovals,
     /// Nodes refuse every removal.
     RefuseRemovals,
+    /// Nodes that start again forget what was paused.
+    ForgetPaused,
     /// Nodes report what is gone as running.
     ReportTheGone,
     /// Nodes give and admit twice what they have.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use atoll_control::view::{Scope, Tenant};
 use atoll_core::id::TeamId;
 use atoll_core::resources::Resources;
+use atoll_core::sandbox::{Sandbox, State};
 use atoll_core::template::{BuildStatus, Template};
 use atoll_core::time::Clock as _;
 use atoll_store::store::Store as _;
@@ -30,7 +31,7 @@ use crate::world::World;
 const NODES: usize = 3;
 
 /// Sandboxes one node has room for.
-const ROOM: u32 = 6;
+const ROOM: u32 = 5;
 
 /// What one sandbox takes.
 const SANDBOX: Resources = Resources {
@@ -247,14 +248,11 @@ impl Run {
         self.look_for(REST_AFTER, server, checks).await;
         self.expect_rest(server, checks, "a minute after the last fault")
             .await;
-        let rows = checks.rows().await;
-        let owned = rows.into_iter().filter_map(|row| {
-            let is_owner = |tenant: &Tenant| tenant.team == row.team;
-            Some((self.tenants.iter().position(is_owner)?, row.id))
-        });
-        let killed = clients.kill_all(server, owned.collect());
-        if timeout(CLIENTS_LIMIT, killed).await.is_err() {
-            self.world.violate("not everything could be killed");
+        if timeout(CLIENTS_LIMIT, self.end_all(server, checks, clients))
+            .await
+            .is_err()
+        {
+            self.world.violate("not everything could be ended");
         }
         self.look_for(END_WITHIN, server, checks).await;
         let left = checks.rows().await.len();
@@ -266,6 +264,25 @@ impl Run {
         checks.judge_history().await;
         self.judge_panics();
         server.crash();
+    }
+
+    /// Ends what runs; then, as there is room now, resumes everything that is paused and ends it.
+    async fn end_all(&self, server: &Server, checks: &Checks, clients: &Clients) {
+        let owned = |row: Sandbox| {
+            let is_owner = |tenant: &Tenant| tenant.team == row.team;
+            let team = self.tenants.iter().position(is_owner);
+            (team.unwrap_or(0), row)
+        };
+        let rows: Vec<_> = checks.rows().await.into_iter().map(owned).collect();
+        let (paused, running): (Vec<_>, Vec<_>) = rows
+            .into_iter()
+            .partition(|(_, row)| row.state == State::Paused);
+        for (team, row) in running {
+            clients.kill_one(server, team, &row.id).await;
+        }
+        for (team, row) in paused {
+            clients.resume_and_kill(server, team, &row.id).await;
+        }
     }
 
     async fn look_for(&self, time: Duration, server: &Server, checks: &mut Checks) {

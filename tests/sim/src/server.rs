@@ -18,7 +18,7 @@ use crate::store::{Database, SimStore};
 use crate::world::{Part, World};
 
 /// Sandboxes one team may have at once: all teams together want more than the nodes have.
-pub(crate) const TEAM_MAX: u32 = 12;
+pub(crate) const TEAM_MAX: u32 = 8;
 
 /// How long a create waits.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -55,6 +55,10 @@ impl Server {
     ) -> Option<Arc<Self>> {
         world.note("server starts");
         world.disturb(Part::Server);
+        // From here on it waits for them.
+        for cable in cables {
+            cable.hear();
+        }
         let incarnation = Arc::new(Incarnation::default());
         let edge = Arc::new(Edge::new(Arc::clone(world), Arc::clone(&incarnation)));
         let store = SimStore::new(
@@ -92,7 +96,6 @@ impl Server {
             background,
         });
         for cable in cables {
-            cable.hear();
             if cable.machine.is_up() {
                 server.admit(cable);
             }

@@ -7,7 +7,7 @@ use atoll_sim::run::run;
 const SEEDS_PER_TEST: u64 = 25;
 
 /// Seeds within which a defect must be found.
-const SEEDS_TO_FIND: u64 = 20;
+const SEEDS_TO_FIND: u64 = 60;
 
 /// Runs the seeds and fails with everything that is needed to repeat the first that fails.
 fn hold(from: u64) {
@@ -109,6 +109,16 @@ fn a_running_row_without_a_copy_is_found() {
 #[test]
 fn an_overloaded_node_is_found() {
     find(Sabotage::OverstateRoom, "is loaded with");
+}
+
+#[test]
+fn two_routable_copies_are_found() {
+    find(Sabotage::IgnoreGenerations, "has the routable copies");
+}
+
+#[test]
+fn a_pause_that_is_lost_is_found() {
+    find(Sabotage::ForgetPaused, "was paused on");
 }
 
 #[test]
