@@ -149,7 +149,7 @@ pub struct Sandbox {
     pub keep_memory: bool,
     /// What its node keeps, from the end of a pause to the end of the resume.
     pub kept: Option<Kept>,
-    /// Whether it should begin anew; set by a restart, until it serves again.
+    /// Whether it should begin anew; set by a restart, until it serves again or fails.
     pub is_restarting: bool,
     /// When this row last changed.
     pub updated_at: Timestamp,
@@ -161,8 +161,14 @@ pub struct Sandbox {
 
 impl Sandbox {
     /// What it counts against its team's quota in this state.
+    ///
+    /// One that restarts keeps its place on the way, so that nobody takes it meanwhile.
     #[must_use]
     pub const fn charge_in(&self, state: State) -> Charge {
+        let state = match state {
+            State::Stopping if self.is_restarting => State::Pending,
+            other => other,
+        };
         Charge::of(state, self.config.resources, self.keep_memory)
     }
 

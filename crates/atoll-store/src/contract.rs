@@ -57,6 +57,7 @@ macro_rules! contract {
                 lifecycle::a_pause_keeps_and_a_resume_begins_a_new_deadline,
                 lifecycle::a_resume_needs_a_place_of_the_quota,
                 lifecycle::a_failed_pause_or_resume_takes_its_wish_back,
+                lifecycle::a_restart_keeps_its_place,
                 lifecycle::wishes_apply_only_where_they_make_sense,
                 node::a_node_keeps_what_was_decided_about_it,
                 node::corrections_are_kept_in_a_bounded_number);

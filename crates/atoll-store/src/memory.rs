@@ -146,6 +146,9 @@ impl Tables {
             row.kept = None;
             row.is_restarting = false;
         }
+        if change.next == State::Error {
+            row.is_restarting = false;
+        }
         if row.desired != Desired::Stopped {
             row.desired = change.desired.unwrap_or(row.desired);
         }

@@ -120,7 +120,8 @@ pub(crate) const SANDBOX_LIST_LIVE: &str = concat!(
     sandbox_columns!(),
     " FROM sandboxes WHERE state <> 'stopped' AND id > $1 ORDER BY id LIMIT $2"
 );
-/// What is null keeps what is there. A start sets the deadline and ends pause and restart.
+/// What is null keeps what is there. A start sets the deadline and ends pause and restart; a failure
+/// ends a restart.
 macro_rules! sandbox_transition {
     () => {
         "UPDATE sandboxes SET state = $4, \
@@ -134,7 +135,7 @@ macro_rules! sandbox_transition {
          kept_generation = CASE WHEN $7 IS NOT NULL THEN NULL \
                                 WHEN $12 IS NOT NULL THEN generation \
                                 ELSE kept_generation END, \
-         restarting = CASE WHEN $7 IS NULL THEN restarting ELSE 0 END, \
+         restarting = CASE WHEN $7 IS NULL AND $4 <> 'error' THEN restarting ELSE 0 END, \
          updated_at = $11, revision = revision + 1 \
          WHERE id = $1 AND state = $2 AND generation = $3"
     };

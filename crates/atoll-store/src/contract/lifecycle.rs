@@ -140,6 +140,34 @@ pub(super) async fn a_failed_pause_or_resume_takes_its_wish_back(store: &dyn Sto
     assert_eq!(row.desired, Desired::Stopped);
 }
 
+pub(super) async fn a_restart_keeps_its_place(store: &dyn Store) {
+    let places = async || store.team_usage(&team()).await.unwrap().charged.places;
+    let row = start(store, "ia", 110).await;
+    let row = intend(store, &row, IntentChange::Restart).await.unwrap();
+    let moved = async |row: &Sandbox, next| {
+        let change = transition(row, next, 111);
+        store.sandbox_transition(change).await.unwrap().unwrap()
+    };
+    let row = moved(&row, State::Stopping).await;
+    assert_eq!(places().await, 1, "nobody takes it on the way");
+    let row = moved(&row, State::Pending).await;
+    assert_eq!(places().await, 1);
+    let row = moved(&row, State::Error).await;
+    assert_eq!((places().await, row.is_restarting), (0, false));
+    let row = moved(&row, State::Stopping).await;
+    assert_eq!(places().await, 0, "what failed is only removed");
+    moved(&row, State::Stopped).await;
+    assert_eq!(places().await, 0);
+
+    let row = start(store, "ib", 112).await;
+    let row = intend(store, &row, IntentChange::Restart).await.unwrap();
+    let row = moved(&row, State::Stopping).await;
+    let stop = IntentChange::Stop(EndReason::Killed);
+    let row = intend(store, &row, stop).await.unwrap();
+    moved(&row, State::Stopped).await;
+    assert_eq!(places().await, 0, "one that was ended on the way is gone");
+}
+
 pub(super) async fn wishes_apply_only_where_they_make_sense(store: &dyn Store) {
     let row = start(store, "ia", 110).await;
     let timeout = Duration::from_secs(1);
