@@ -120,8 +120,8 @@ pub(crate) const SANDBOX_LIST_LIVE: &str = concat!(
     sandbox_columns!(),
     " FROM sandboxes WHERE state <> 'stopped' AND id > $1 ORDER BY id LIMIT $2"
 );
-/// What is null keeps what is there. A start sets the deadline and ends pause and restart; a failure
-/// ends a restart.
+/// What is null keeps what is there. A start sets the deadline and ends pause and restart; a
+/// failure ends a restart.
 macro_rules! sandbox_transition {
     () => {
         "UPDATE sandboxes SET state = $4, \
