@@ -352,7 +352,8 @@ def test_a_message_has_a_limit(team):
     assert refused.code == StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_operators_see_nodes_usage_and_health(operator, sandbox):
+def test_operators_see_nodes_usage_and_health(team, operator, sandbox):
+    own = {"teamId": sandbox.team_id}
     nodes = operator.call("ListNodes").nodes
     assert [node.id for node in nodes] == [sandbox.node_id]
     assert nodes[0].state == number(operator, "NodeState", "NODE_STATE_READY")
@@ -365,6 +366,14 @@ def test_operators_see_nodes_usage_and_health(operator, sandbox):
             total, used = getattr(capacity.total, unit), getattr(capacity.used, unit)
             assert used >= getattr(sandbox.resources, unit), unit
             assert getattr(capacity.available, unit) == max(total - used, 0), unit
+        if "fleet" in scope:
+            network = usage.measured.total
+            assert network.HasField("network_bits_per_second")
+    for client, scope in ((team, {}), (team, own), (operator, own)):
+        usage = client.call("GetResourceUsage", scope)
+        assert usage.sandboxes >= 1
+        assert usage.capacity.used.memory_bytes >= sandbox.resources.memory_bytes
+        assert usage.capacity.total.memory_bytes >= usage.capacity.used.memory_bytes
     for name in ("GetNodeStatus", "DrainNode"):
         assert operator.refusal(name, {"nodeId": "none"}).code == StatusCode.NOT_FOUND
         assert operator.refusal(name, {"nodeId": "NO"}).code == StatusCode.INVALID_ARGUMENT

@@ -5,7 +5,7 @@ use std::hash::BuildHasher;
 use std::time::Duration;
 
 use atoll_core::error::ErrorKind;
-use atoll_core::id::{NodeId, SandboxId};
+use atoll_core::id::{NodeId, SandboxId, TeamId};
 use atoll_core::time::Timestamp;
 use buffa_types::google::protobuf;
 
@@ -57,6 +57,12 @@ pub(super) fn node_id(text: &str) -> Result<NodeId, ApiError> {
         let problem = "a node id has 1 to 64 characters of a-z, 0-9, dash, underscore and dot";
         ApiError::validation(problem).at("node_id")
     })
+}
+
+/// The team that a request names.
+pub(super) fn team_id(text: &str) -> Result<TeamId, ApiError> {
+    text.parse()
+        .map_err(|_| ApiError::validation("Invalid team ID").at("team_id"))
 }
 
 /// A length of time; absent where the request has none.

@@ -7,6 +7,7 @@ use atoll_control::view::{
 use atoll_core::heartbeat::{Gauge, MachineUsage};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::node::{DrainMode as Drain, NodeState as Standing};
+use atoll_core::quota::{Charge, Limits};
 use atoll_core::resources::Resources as Amounts;
 use atoll_core::sandbox::{OnTimeout as Rule, Sandbox as Row, State};
 use atoll_core::time::Timestamp;
@@ -37,6 +38,26 @@ pub(super) fn resources(amounts: Amounts) -> Resources {
         cpu_millicores: u64::from(amounts.cpu_millis),
         memory_bytes: u64::from(amounts.memory_mib) * BYTES_PER_MIB,
         disk_bytes: u64::from(amounts.disk_mib) * BYTES_PER_MIB,
+        ..Resources::default()
+    }
+}
+
+/// What a team's quota allows.
+pub(super) fn limits(limits: &Limits) -> Resources {
+    Resources {
+        cpu_millicores: limits.cpu_millis,
+        memory_bytes: limits.memory_mib.saturating_mul(BYTES_PER_MIB),
+        disk_bytes: limits.disk_mib.saturating_mul(BYTES_PER_MIB),
+        ..Resources::default()
+    }
+}
+
+/// What a team holds of its quota.
+pub(super) fn charge(charge: &Charge) -> Resources {
+    Resources {
+        cpu_millicores: charge.cpu_millis,
+        memory_bytes: charge.memory_mib.saturating_mul(BYTES_PER_MIB),
+        disk_bytes: charge.disk_mib.saturating_mul(BYTES_PER_MIB),
         ..Resources::default()
     }
 }

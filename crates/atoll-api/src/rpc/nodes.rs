@@ -3,7 +3,7 @@
 use atoll_control::view::NodeView;
 use atoll_core::error::ErrorKind;
 use atoll_core::heartbeat::MachineUsage;
-use atoll_core::id::NodeId;
+use atoll_core::id::{NodeId, TeamId};
 use atoll_proto::orchestrator::{
     DrainNodeRequest, DrainNodeResponse, GetNodeStatusRequest, GetNodeStatusResponse,
     GetResourceUsageRequest, GetResourceUsageResponse, HeartbeatRequest, HeartbeatResponse,
@@ -58,7 +58,7 @@ pub(super) fn drain(api: &Api, request: &DrainNodeRequest) -> Result<DrainNodeRe
     Err(ApiError::unsupported("draining a node"))
 }
 
-pub(super) fn usage(
+pub(super) async fn usage(
     api: &Api,
     caller: &Identity,
     request: GetResourceUsageRequest,
@@ -77,9 +77,9 @@ pub(super) fn usage(
             if id != caller.tenant.team.as_str() {
                 demand_operator(caller, "team_id")?;
             }
-            Err(ApiError::unsupported("the resource usage of a team"))
+            usage_of_team(api, &field::team_id(&id)?).await
         }
-        None => Err(ApiError::unsupported("the resource usage of a team")),
+        None => usage_of_team(api, &caller.tenant.team).await,
     }
 }
 
@@ -89,6 +89,17 @@ fn demand_operator(caller: &Identity, scope: &str) -> Result<(), ApiError> {
     }
     let message = format!("`{scope}` is the operator's to ask: it needs the X-Admin-Token");
     Err(ApiError::new(ErrorKind::PermissionDenied, message))
+}
+
+/// What a team's quota allows, and what its sandboxes hold of it.
+async fn usage_of_team(api: &Api, id: &TeamId) -> Result<GetResourceUsageResponse, ApiError> {
+    let team = api.control().team_get(id).await?;
+    let (total, used) = (message::limits(&team.limits), message::charge(&team.usage));
+    Ok(GetResourceUsageResponse {
+        capacity: message::capacity(&total, &used).into(),
+        sandboxes: u32::try_from(team.running).unwrap_or(u32::MAX),
+        ..GetResourceUsageResponse::default()
+    })
 }
 
 fn usage_of(nodes: &[NodeView]) -> GetResourceUsageResponse {

@@ -157,7 +157,8 @@ impl OrchestratorService for Service {
     ) -> ServiceResult<impl Encodable<GetResourceUsageResponse> + Send + use<'a>> {
         call!(ctx, request, |caller, message| nodes::usage(
             &self.api, caller, message
-        ))
+        )
+        .await)
     }
 
     async fn register_node<'a>(

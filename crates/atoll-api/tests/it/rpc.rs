@@ -372,6 +372,16 @@ async fn operators_see_nodes_usage_and_health() {
         let reply = connect(&world, "GetResourceUsage", scope).await;
         assert_eq!(reply.code(), "permission_denied");
     }
+    // A team asks about itself, the operator about any.
+    let own = connect(&world, "GetResourceUsage", json!({})).await.json();
+    assert_eq!(own["capacity"]["used"]["memoryBytes"], "536870912");
+    assert_eq!(own["sandboxes"], 1);
+    let team = json!({"teamId": world.tenant.team.as_str()});
+    let asked = connect_admin(&world, "GetResourceUsage", team.clone()).await;
+    assert_eq!(asked.json(), own);
+    let other = [("x-api-key", world.other_key.as_str())];
+    let refused = connect_as(&world, &other, "GetResourceUsage", team).await;
+    assert_eq!(refused.code(), "permission_denied");
     let missing = connect_admin(&world, "GetResourceUsage", json!({"nodeId": "none"})).await;
     assert_eq!(missing.code(), "not_found");
     let health = connect_admin(&world, "GetHealth", json!({})).await.json();

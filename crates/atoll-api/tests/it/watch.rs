@@ -30,15 +30,25 @@ enum Frame {
 
 impl Watch {
     async fn open(world: &World, who: (&str, &str), method: &str, message: Value) -> Self {
+        Self::open_with(world, &[who], method, message).await
+    }
+
+    async fn open_with(
+        world: &World,
+        headers: &[(&str, &str)],
+        method: &str,
+        message: Value,
+    ) -> Self {
         let content = message.to_string().into_bytes();
         let mut framed = vec![0];
         framed.extend(u32::try_from(content.len()).unwrap().to_be_bytes());
         framed.extend(content);
-        let request = Request::post(format!("{SERVICE}{method}"))
-            .header("content-type", "application/connect+json")
-            .header(who.0, who.1)
-            .body(Body::from(framed))
-            .unwrap();
+        let mut request = Request::post(format!("{SERVICE}{method}"))
+            .header("content-type", "application/connect+json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::from(framed)).unwrap();
         let response = world.router.clone().oneshot(request).await.unwrap();
         Self {
             body: response.into_body(),
@@ -170,6 +180,15 @@ async fn events_are_told_from_any_cursor_and_only_to_whom_they_concern() {
     for sandbox in [&json!(id), &theirs] {
         assert!(seen.iter().any(|event| event["sandboxId"] == *sandbox));
     }
+}
+
+#[tokio::test]
+async fn a_deadline_ends_a_quiet_stream() {
+    let world = World::new().await;
+    let headers = [("x-api-key", KEY), ("connect-timeout-ms", "100")];
+    let query = json!({"types": ["resource.exhausted"]});
+    let mut watch = Watch::open_with(&world, &headers, "WatchEvents", query).await;
+    assert_eq!(watch.end().await["error"]["code"], "deadline_exceeded");
 }
 
 #[tokio::test]
