@@ -117,7 +117,7 @@ impl FromRequestParts<Api> for Scraper {
     }
 }
 
-fn operator_of(team: TeamId) -> Result<Tenant, ApiError> {
+pub(crate) fn operator_of(team: TeamId) -> Result<Tenant, ApiError> {
     let key: KeyId = ADMIN_KEY
         .parse()
         .map_err(|_| ApiError::new(ErrorKind::Internal, "internal error"))?;

@@ -42,6 +42,9 @@ pub const MAX_BATCH_REQUEST_ID_LEN: usize = 250;
 /// routers allow a connection to be idle.
 pub const WATCH_IDLE_INTERVAL: Duration = Duration::from_secs(30);
 
+/// Bytes of an address or another text of a node.
+pub const MAX_NODE_TEXT_LEN: usize = 256;
+
 /// Types of events in one watch.
 pub const MAX_WATCH_TYPES: usize = 64;
 

@@ -6,8 +6,10 @@
 use std::sync::{Arc, OnceLock};
 
 use atoll_control::ControlPlane;
+use atoll_control::fleet::Fleet;
 use atoll_core::error::ErrorKind;
 use atoll_core::id::{SandboxId, TeamId};
+use atoll_proto::join_token::JoinToken;
 use axum::Router;
 use axum::extract::{FromRequestParts, Path};
 use axum::handler::Handler;
@@ -68,6 +70,15 @@ struct Inner {
     metrics: OnceLock<fn() -> String>,
     tasks: TaskTracker,
     bodies: Room,
+    fleet: OnceLock<Membership>,
+}
+
+/// Where nodes join over the network, and what they show for it.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    pub(crate) fleet: Fleet,
+    /// None lets everybody join.
+    pub(crate) token: Option<JoinToken>,
 }
 
 /// The API. Cheap to clone; clones share everything.
@@ -88,8 +99,22 @@ impl Api {
                 imports: Imports::new(tasks.clone()),
                 tasks,
                 bodies: Room::new(),
+                fleet: OnceLock::new(),
             }),
         }
+    }
+
+    /// The same API, which takes in nodes that join over the network. Without a `token` everybody
+    /// may; only a loopback address may be served so.
+    #[must_use]
+    pub fn with_fleet(self, fleet: Fleet, token: Option<JoinToken>) -> Self {
+        // A second fleet in one process would be the same.
+        let _ = self.inner.fleet.set(Membership { fleet, token });
+        self
+    }
+
+    pub(crate) fn membership(&self) -> Option<&Membership> {
+        self.inner.fleet.get()
     }
 
     /// The service that answers requests.

@@ -152,7 +152,11 @@ impl Stack {
             default_team: key.team,
             sandbox_domain: Some(domain.clone()),
         };
-        let mut api = observed(Api::new(api_config, control.clone(), tasks.clone()))?;
+        let mut api = Api::new(api_config, control.clone(), tasks.clone());
+        if let Some((fleet, token)) = &reach.fleet {
+            api = api.with_fleet(fleet.clone(), token.clone());
+        }
+        let mut api = observed(api)?;
         if let Some((fleet, token)) = reach.fleet {
             api = atoll_api::fleet::mount(api, fleet, token);
         }

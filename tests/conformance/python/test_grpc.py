@@ -13,14 +13,18 @@ from server import DevServer, eventually
 CREATE_LIMIT_S = 60
 # What this version answers UNIMPLEMENTED to, with a request that is well formed.
 NOT_YET = {
-    "RestartSandbox": {"sandboxId": "inone"},
-    "PauseSandbox": {"sandboxId": "inone"},
-    "ResumeSandbox": {"sandboxId": "inone"},
     "ExplainSandbox": {"sandboxId": "inone"},
 }
 NOT_YET_OPERATOR = {
-    "RegisterNode": {"nodeId": "n"},
-    "Heartbeat": {"nodeId": "n"},
+    # This server runs its own node, and takes in no others.
+    "RegisterNode": {"nodeId": "n", "incarnation": "1", "address": "http://127.0.0.1:1"},
+    "Heartbeat": {
+        "nodeId": "n",
+        "incarnation": "1",
+        "at": "2026-01-01T00:00:00Z",
+        "total": {},
+        "allocated": {},
+    },
     "GetSystemMetrics": {},
 }
 OPERATOR_CALLS = {
@@ -139,6 +143,28 @@ def test_a_sandbox_from_create_to_delete(team, fresh):
         refused = team.refusal(name, {"sandboxId": sandbox.id})
         assert refused.code == StatusCode.NOT_FOUND
     assert sandbox.id not in fresh.listed()
+
+
+def test_a_sandbox_is_paused_resumed_and_restarted(team, sandbox):
+    named = {"sandboxId": sandbox.id}
+    for call, request in (
+        ("PauseSandbox", named),
+        ("PauseSandbox", {**named, "filesOnly": True}),
+    ):
+        paused = team.call(call, request).sandbox
+        assert paused.state == number(team, "SandboxState", "SANDBOX_STATE_PAUSED")
+        for refused in ("PauseSandbox", "RestartSandbox"):
+            assert team.refusal(refused, named).code == StatusCode.FAILED_PRECONDITION, refused
+        resumed = team.call("ResumeSandbox", {**named, "timeout": "90s"})
+        assert resumed.sandbox.state == number(team, "SandboxState", "SANDBOX_STATE_RUNNING")
+        assert resumed.sandbox.generation > paused.generation
+        assert resumed.access.envd_access_token
+    assert team.refusal("ResumeSandbox", named).code == StatusCode.FAILED_PRECONDITION
+    restarted = team.call("RestartSandbox", named).sandbox
+    assert restarted.id == sandbox.id
+    assert restarted.generation > resumed.sandbox.generation
+    for name in ("PauseSandbox", "ResumeSandbox", "RestartSandbox"):
+        assert team.refusal(name, {"sandboxId": "inone"}).code == StatusCode.NOT_FOUND, name
 
 
 def test_pages(team):
@@ -366,9 +392,16 @@ def test_operators_see_nodes_usage_and_health(team, operator, sandbox):
             total, used = getattr(capacity.total, unit), getattr(capacity.used, unit)
             assert used >= getattr(sandbox.resources, unit), unit
             assert getattr(capacity.available, unit) == max(total - used, 0), unit
-        if "fleet" in scope:
-            network = usage.measured.total
-            assert network.HasField("network_bits_per_second")
+        assert usage.measured.total.HasField("network_bits_per_second")
+    status = operator.call("GetNodeStatus", {"nodeId": sandbox.node_id})
+    held = {one.sandbox_id: one.resources for one in status.allocations}
+    assert held[sandbox.id] == sandbox.resources
+    drained = operator.call("DrainNode", {"nodeId": sandbox.node_id}).node
+    assert drained.state == number(operator, "NodeState", "NODE_STATE_DRAINING")
+    refused = team.refusal("CreateSandbox", {"template": "base"})
+    assert refused.code == StatusCode.RESOURCE_EXHAUSTED
+    opened = operator.call("DrainNode", {"nodeId": sandbox.node_id, "undo": True}).node
+    assert opened.state == number(operator, "NodeState", "NODE_STATE_READY")
     for client, scope in ((team, {}), (team, own), (operator, own)):
         usage = client.call("GetResourceUsage", scope)
         assert usage.sandboxes >= 1
@@ -388,9 +421,6 @@ def test_what_cannot_be_done_says_so(team, operator, sandbox):
             refused = client.refusal(name, request)
             assert refused.code == StatusCode.UNIMPLEMENTED, name
             assert "not supported" in refused.message, name
-    for name in ("GetNodeStatus", "DrainNode"):
-        refused = operator.refusal(name, {"nodeId": sandbox.node_id})
-        assert refused.code == StatusCode.UNIMPLEMENTED, name
     nothing = team.channel.unary_unary(f"/{SERVICE}/Nothing")
     with pytest.raises(grpc.RpcError) as error:
         nothing(b"", metadata=team.metadata, timeout=10)

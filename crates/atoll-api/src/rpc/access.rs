@@ -7,11 +7,11 @@ use axum::middleware::Next;
 use axum::response::Response;
 use connectrpc::RequestContext;
 use http::request::Parts;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 
 use super::status;
 use crate::audit::{self, Note};
-use crate::auth::{self, ADMIN_TOKEN, API_KEY, Operator, TEAM_ID};
+use crate::auth::{self, ADMIN_TOKEN, API_KEY, Operator, TEAM_ID, operator_of};
 use crate::error::ApiError;
 use crate::rest::Api;
 
@@ -28,6 +28,8 @@ enum Access {
     Either,
     /// To be the operator.
     Operator,
+    /// To be a node, or the operator.
+    Node,
 }
 
 /// A caller that was let in.
@@ -106,11 +108,12 @@ fn access(path: &str) -> Access {
         | "RestartSandbox"
         | "PauseSandbox"
         | "ResumeSandbox"
-        | "WatchSandbox"
-        | "ExplainSandbox" => Access::Team,
-        "WatchEvents" | "GetResourceUsage" => Access::Either,
-        "RegisterNode" | "Heartbeat" | "GetNodeStatus" | "ListNodes" | "DrainNode"
-        | "GetSystemMetrics" | "GetHealth" => Access::Operator,
+        | "WatchSandbox" => Access::Team,
+        "WatchEvents" | "ExplainSandbox" | "GetResourceUsage" => Access::Either,
+        "RegisterNode" | "Heartbeat" => Access::Node,
+        "GetNodeStatus" | "ListNodes" | "DrainNode" | "GetSystemMetrics" | "GetHealth" => {
+            Access::Operator
+        }
         _ => Access::Open,
     }
 }
@@ -122,18 +125,25 @@ async fn identify(
 ) -> Result<Option<Identity>, ApiError> {
     let shows_key = shows_key(&parts.headers);
     let is_operator = parts.headers.contains_key(ADMIN_TOKEN) && !shows_key;
+    if access == Access::Node && !is_operator && shows_join_token(&parts.headers, api) {
+        return Ok(Some(Identity {
+            tenant: operator_of(api.default_team().clone())?,
+            is_operator: false,
+            names_team: false,
+        }));
+    }
     let as_operator = match access {
         Access::Open => return Ok(None),
         Access::Team => false,
         Access::Either => is_operator,
-        Access::Operator if is_operator => true,
-        Access::Operator if shows_key => {
+        Access::Operator | Access::Node if is_operator => true,
+        Access::Operator | Access::Node if shows_key => {
             // Whoever has no valid key at all learns that first.
             auth::authenticate(parts, api).await?;
             let message = "this call is the operator's: it needs the X-Admin-Token";
             return Err(ApiError::new(ErrorKind::PermissionDenied, message));
         }
-        Access::Operator => true,
+        Access::Operator | Access::Node => true,
     };
     let tenant = if as_operator {
         Operator::from_request_parts(parts, api).await?.0
@@ -149,6 +159,17 @@ async fn identify(
         names_team: !is_operator || parts.headers.contains_key(TEAM_ID),
         note: Note::of(&parts.extensions),
     }))
+}
+
+/// Whether a node may come in with what it shows. Where no token is set everybody may.
+fn shows_join_token(headers: &HeaderMap, api: &Api) -> bool {
+    let shown = headers
+        .get(header::AUTHORIZATION)
+        .map(HeaderValue::as_bytes);
+    api.membership().is_some_and(|membership| {
+        let token = membership.token.as_ref();
+        token.is_none_or(|token| token.is_shown_by(shown))
+    })
 }
 
 fn shows_key(headers: &HeaderMap) -> bool {

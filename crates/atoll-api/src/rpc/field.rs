@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use atoll_core::error::ErrorKind;
 use atoll_core::id::{NodeId, SandboxId, TeamId};
+use atoll_core::resources::Resources as Amounts;
 use atoll_core::time::Timestamp;
+use atoll_proto::orchestrator::Resources;
 use buffa_types::google::protobuf;
 
+use super::message::BYTES_PER_MIB;
 use crate::error::ApiError;
 
 const NANOS_PER_MICRO: i64 = 1_000;
@@ -100,6 +103,21 @@ pub(super) fn timestamp(
             Err(ApiError::validation(problem).at(name))
         }
     }
+}
+
+/// Amounts in the domain's units; what is not a whole MiB is rounded down.
+pub(super) fn resources(
+    name: &'static str,
+    value: Option<&Resources>,
+) -> Result<Amounts, ApiError> {
+    let refuse = |problem| ApiError::validation(format!("`{name}` {problem}")).at(name);
+    let value = value.ok_or_else(|| refuse("is missing"))?;
+    let fit = |amount: u64| u32::try_from(amount).map_err(|_| refuse("is out of range"));
+    Ok(Amounts {
+        cpu_millis: fit(value.cpu_millicores)?,
+        memory_mib: fit(value.memory_bytes / BYTES_PER_MIB)?,
+        disk_mib: fit(value.disk_bytes / BYTES_PER_MIB)?,
+    })
 }
 
 /// A value of an enumeration that is none of the ones the `.proto` lists.

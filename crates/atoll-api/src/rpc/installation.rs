@@ -2,7 +2,8 @@
 
 use atoll_control::view::HealthStatus;
 use atoll_proto::orchestrator::{
-    GetHealthResponse, GetSystemMetricsResponse, ORCHESTRATOR_SERVICE_SERVICE_NAME,
+    GetHealthRequest, GetHealthResponse, GetSystemMetricsResponse,
+    ORCHESTRATOR_SERVICE_SERVICE_NAME,
 };
 use connectrpc::ConnectError;
 use connectrpc_health::{Checker, Status, StatusStream};
@@ -13,9 +14,13 @@ use crate::error::ApiError;
 use crate::limit::HEALTH_WATCH_INTERVAL;
 use crate::rest::Api;
 
-/// Each question is a check: what it tells is always fresh.
-pub(super) async fn health(api: &Api) -> GetHealthResponse {
-    message::health(api.control().health().await)
+pub(super) async fn health(api: &Api, request: &GetHealthRequest) -> GetHealthResponse {
+    let health = if request.fresh {
+        api.control().health().await
+    } else {
+        api.control().health_recent().await
+    };
+    message::health(health)
 }
 
 pub(super) fn metrics() -> Result<GetSystemMetricsResponse, ApiError> {
@@ -34,7 +39,7 @@ impl Health {
     }
 
     async fn status(api: &Api) -> Status {
-        match api.control().health().await.status {
+        match api.control().health_recent().await.status {
             HealthStatus::Healthy | HealthStatus::Degraded => Status::Serving,
             HealthStatus::Unhealthy => Status::NotServing,
         }

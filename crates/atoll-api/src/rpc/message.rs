@@ -1,25 +1,25 @@
 //! The domain's types as messages.
 
 use atoll_control::view::{
-    ComponentHealth as ComponentView, EventView, Health as HealthView, HealthStatus as Status,
-    NodeView, SandboxView,
+    AllocationView, Amounts as Kinds, ComponentHealth as ComponentView, EventView,
+    Health as HealthView, HealthStatus as Status, NodeView, ResourceUsage, SandboxView,
 };
 use atoll_core::heartbeat::{Gauge, MachineUsage};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::node::{DrainMode as Drain, NodeState as Standing};
-use atoll_core::quota::{Charge, Limits};
 use atoll_core::resources::Resources as Amounts;
 use atoll_core::sandbox::{OnTimeout as Rule, Sandbox as Row, State};
 use atoll_core::time::Timestamp;
 use atoll_proto::orchestrator::{
-    Capacity, ComponentHealth, DrainMode, Event, GetHealthResponse, HealthStatus, Network, Node,
-    NodeState, OnTimeout, Resources, Sandbox, SandboxAccess, SandboxState,
+    Allocation, Capacity, ComponentHealth, DrainMode, Event, GetHealthResponse,
+    GetResourceUsageResponse, HealthStatus, Network, Node, NodeState, OnTimeout, Resources,
+    Sandbox, SandboxAccess, SandboxState,
 };
 use buffa_types::google::protobuf;
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const NANOS_PER_MICRO: i64 = 1_000;
-const BYTES_PER_MIB: u64 = 1024 * 1024;
+pub(super) const BYTES_PER_MIB: u64 = 1024 * 1024;
 
 /// A point in time.
 pub(super) fn time(at: Timestamp) -> protobuf::Timestamp {
@@ -42,26 +42,6 @@ pub(super) fn resources(amounts: Amounts) -> Resources {
     }
 }
 
-/// What a team's quota allows.
-pub(super) fn limits(limits: &Limits) -> Resources {
-    Resources {
-        cpu_millicores: limits.cpu_millis,
-        memory_bytes: limits.memory_mib.saturating_mul(BYTES_PER_MIB),
-        disk_bytes: limits.disk_mib.saturating_mul(BYTES_PER_MIB),
-        ..Resources::default()
-    }
-}
-
-/// What a team holds of its quota.
-pub(super) fn charge(charge: &Charge) -> Resources {
-    Resources {
-        cpu_millicores: charge.cpu_millis,
-        memory_bytes: charge.memory_mib.saturating_mul(BYTES_PER_MIB),
-        disk_bytes: charge.disk_mib.saturating_mul(BYTES_PER_MIB),
-        ..Resources::default()
-    }
-}
-
 /// What there is, what is taken, what is left.
 pub(super) fn capacity(total: &Resources, used: &Resources) -> Capacity {
     let available = Resources {
@@ -75,16 +55,6 @@ pub(super) fn capacity(total: &Resources, used: &Resources) -> Capacity {
         used: used.clone().into(),
         available: available.into(),
         ..Capacity::default()
-    }
-}
-
-/// The sum of both.
-pub(super) fn sum(a: Resources, b: &Resources) -> Resources {
-    Resources {
-        cpu_millicores: a.cpu_millicores.saturating_add(b.cpu_millicores),
-        memory_bytes: a.memory_bytes.saturating_add(b.memory_bytes),
-        disk_bytes: a.disk_bytes.saturating_add(b.disk_bytes),
-        ..a
     }
 }
 
@@ -202,6 +172,57 @@ pub(super) fn measured(usage: &MachineUsage) -> Capacity {
     }
 }
 
+fn amounts(amounts: Kinds) -> Resources {
+    Resources {
+        cpu_millicores: amounts.cpu_millis,
+        memory_bytes: amounts.memory_bytes,
+        disk_bytes: amounts.disk_bytes,
+        network_bits_per_second: Some(amounts.network_bps),
+        ..Resources::default()
+    }
+}
+
+/// What a node, a team or the fleet has.
+pub(super) fn usage(view: &ResourceUsage) -> GetResourceUsageResponse {
+    let capacity = Capacity {
+        total: amounts(view.total).into(),
+        used: amounts(view.used).into(),
+        available: amounts(view.available).into(),
+        ..Capacity::default()
+    };
+    GetResourceUsageResponse {
+        capacity: capacity.into(),
+        sandboxes: view.sandboxes,
+        measured: view.measured.as_ref().map(measured).into(),
+        ..GetResourceUsageResponse::default()
+    }
+}
+
+/// What one sandbox holds of its node.
+pub(super) fn allocation(view: &AllocationView) -> Allocation {
+    Allocation {
+        sandbox_id: view.sandbox.to_string(),
+        team_id: view.team.to_string(),
+        generation: view.generation.get(),
+        resources: resources(view.resources).into(),
+        ..Allocation::default()
+    }
+}
+
+/// What a machine says that it has and uses.
+pub(super) fn machine_usage(measured: &Capacity) -> MachineUsage {
+    let gauge = |of: fn(&Resources) -> u64| Gauge {
+        total: of(&measured.total),
+        used: of(&measured.used),
+    };
+    MachineUsage {
+        cpu_millis: gauge(|amounts| amounts.cpu_millicores),
+        memory_bytes: gauge(|amounts| amounts.memory_bytes),
+        disk_bytes: gauge(|amounts| amounts.disk_bytes),
+        network_bps: gauge(|amounts| amounts.network_bits_per_second.unwrap_or_default()),
+    }
+}
+
 /// A node as operators see it.
 pub(super) fn node(view: NodeView) -> Node {
     let last = view.last_heartbeat;
@@ -266,6 +287,8 @@ pub(super) fn health(view: HealthView) -> GetHealthResponse {
         name: component.name,
         status: health_status(component.status).into(),
         detail: component.detail,
+        latency: component.latency.map(protobuf::Duration::from).into(),
+        last_success_at: component.last_success.map(time).into(),
         ..ComponentHealth::default()
     };
     GetHealthResponse {

@@ -1,19 +1,27 @@
 //! Calls about nodes and what they have, as use cases.
 
-use atoll_control::view::NodeView;
+use atoll_control::fleet::{Fleet, JoinError};
+use atoll_control::UsageOf;
 use atoll_core::error::ErrorKind;
-use atoll_core::heartbeat::MachineUsage;
-use atoll_core::id::{NodeId, TeamId};
+use atoll_core::heartbeat::{
+    HEARTBEAT_INTERVAL, Heartbeat, LOST_AFTER, SUSPECT_AFTER, StateDigest,
+};
+use atoll_core::node::DrainMode as Drain;
 use atoll_proto::orchestrator::{
-    DrainNodeRequest, DrainNodeResponse, GetNodeStatusRequest, GetNodeStatusResponse,
+    DrainMode, DrainNodeRequest, DrainNodeResponse, GetNodeStatusRequest, GetNodeStatusResponse,
     GetResourceUsageRequest, GetResourceUsageResponse, HeartbeatRequest, HeartbeatResponse,
-    ListNodesResponse, RegisterNodeRequest, RegisterNodeResponse, Resources,
+    ListNodesResponse, RegisterNodeRequest, RegisterNodeResponse,
 };
 use atoll_proto::orchestrator_oneof::get_resource_usage_request::Scope;
 
+use buffa::EnumValue;
+use buffa_types::google::protobuf;
+
 use super::access::Identity;
-use super::{field, message};
+use super::field::{self, Problems};
+use super::message;
 use crate::error::ApiError;
+use crate::limit::MAX_NODE_TEXT_LEN;
 use crate::rest::Api;
 
 pub(super) fn list(api: &Api) -> ListNodesResponse {
@@ -29,33 +37,139 @@ pub(super) fn status(
     request: &GetNodeStatusRequest,
 ) -> Result<GetNodeStatusResponse, ApiError> {
     let id = field::node_id(&request.node_id)?;
-    find(api, &id)?;
-    Err(ApiError::unsupported("showing what is allocated on a node"))
+    let node = api.control().node_get(&id)?;
+    let allocations = api.control().node_allocations(&id)?;
+    Ok(GetNodeStatusResponse {
+        node: message::node(node).into(),
+        allocations: allocations.iter().map(message::allocation).collect(),
+        ..GetNodeStatusResponse::default()
+    })
 }
 
-fn find(api: &Api, id: &NodeId) -> Result<NodeView, ApiError> {
-    let node = api
-        .control()
-        .node_list()
-        .into_iter()
-        .find(|node| node.id == *id);
-    node.ok_or_else(|| ApiError::new(ErrorKind::NotFound, format!("there is no node `{id}`")))
+fn membership(api: &Api) -> Result<&Fleet, ApiError> {
+    let membership = api.membership();
+    membership
+        .map(|membership| &membership.fleet)
+        .ok_or_else(|| ApiError::unsupported("joining a server that runs its own node"))
 }
 
-pub(super) fn register(request: &RegisterNodeRequest) -> Result<RegisterNodeResponse, ApiError> {
-    field::node_id(&request.node_id)?;
-    Err(ApiError::unsupported("registering a node"))
+/// The incarnation of a node's agent.
+fn incarnation(text: &str) -> Result<(), ApiError> {
+    if (1..=MAX_NODE_TEXT_LEN).contains(&text.len()) {
+        return Ok(());
+    }
+    let problem = format!("`incarnation` must have 1 to {MAX_NODE_TEXT_LEN} bytes");
+    Err(ApiError::validation(problem).at("incarnation"))
 }
 
-pub(super) fn heartbeat(request: &HeartbeatRequest) -> Result<HeartbeatResponse, ApiError> {
-    field::node_id(&request.node_id)?;
-    Err(ApiError::unsupported("heartbeats of nodes"))
+pub(super) async fn register(
+    api: &Api,
+    request: RegisterNodeRequest,
+) -> Result<RegisterNodeResponse, ApiError> {
+    let mut problems = Problems::default();
+    let id = problems.take(field::node_id(&request.node_id).map(Some));
+    problems.take(incarnation(&request.incarnation));
+    if request.address.len() > MAX_NODE_TEXT_LEN {
+        let problem = format!("`address` has more than {MAX_NODE_TEXT_LEN} bytes");
+        problems.take::<()>(Err(ApiError::validation(problem).at("address")));
+    }
+    problems.finish()?;
+    let id = id.ok_or_else(|| ApiError::validation("missing node id"))?;
+    let joining = membership(api)?.join(id.clone(), &request.address, &request.incarnation);
+    joining.await.map_err(not_joined)?;
+    Ok(RegisterNodeResponse {
+        node: message::node(api.control().node_get(&id)?).into(),
+        heartbeat_interval: protobuf::Duration::from(HEARTBEAT_INTERVAL).into(),
+        suspect_after: protobuf::Duration::from(SUSPECT_AFTER).into(),
+        lost_after: protobuf::Duration::from(LOST_AFTER).into(),
+        ..RegisterNodeResponse::default()
+    })
 }
 
-pub(super) fn drain(api: &Api, request: &DrainNodeRequest) -> Result<DrainNodeResponse, ApiError> {
-    let id = field::node_id(&request.node_id)?;
-    find(api, &id)?;
-    Err(ApiError::unsupported("draining a node"))
+fn not_joined(error: JoinError) -> ApiError {
+    let message = error.to_string();
+    match error {
+        JoinError::Address(_) => ApiError::validation(message).at("address"),
+        JoinError::NameTaken(..) => ApiError::new(ErrorKind::AlreadyExists, message),
+        JoinError::Full => ApiError::new(ErrorKind::NoCapacity, message),
+        JoinError::Unreachable(..) => ApiError::new(ErrorKind::Conflict, message),
+    }
+}
+
+pub(super) async fn heartbeat(
+    api: &Api,
+    request: HeartbeatRequest,
+) -> Result<HeartbeatResponse, ApiError> {
+    incarnation(&request.incarnation)?;
+    let (heartbeat, incarnation) = beat(request)?;
+    let is_member = membership(api)?.beat(heartbeat, &incarnation).await?;
+    Ok(HeartbeatResponse {
+        is_member,
+        ..HeartbeatResponse::default()
+    })
+}
+
+/// The heartbeat of a request, and whose incarnation's it is.
+fn beat(request: HeartbeatRequest) -> Result<(Heartbeat, String), ApiError> {
+    let missing = |name: &str| ApiError::validation(format!("missing field `{name}`")).at(name);
+    let mut problems = Problems::default();
+    let node = problems.take(field::node_id(&request.node_id).map(Some));
+    let at = field::timestamp("at", request.at.into_option());
+    let at = problems.take(at.and_then(|at| at.map(Some).ok_or_else(|| missing("at"))));
+    let total = problems.take(field::resources("total", request.total.as_option()));
+    let allocated = problems.take(field::resources("allocated", request.allocated.as_option()));
+    for (name, text) in [
+        ("driver", &request.driver),
+        ("driver_problem", &request.driver_problem),
+    ] {
+        if text.len() > MAX_NODE_TEXT_LEN {
+            let problem = format!("`{name}` has more than {MAX_NODE_TEXT_LEN} bytes");
+            problems.take::<()>(Err(ApiError::validation(problem).at(name)));
+        }
+    }
+    problems.finish()?;
+    let measured = request.measured.into_option().unwrap_or_default();
+    let heartbeat = Heartbeat {
+        node: node.ok_or_else(|| missing("node_id"))?,
+        at: at.ok_or_else(|| missing("at"))?,
+        total,
+        allocated,
+        sandboxes: request.sandboxes,
+        usage: message::machine_usage(&measured),
+        digest: StateDigest::from_bits(request.digest),
+        driver: request.driver,
+        driver_problem: field::non_empty(request.driver_problem),
+    };
+    Ok((heartbeat, request.incarnation))
+}
+
+pub(super) async fn drain(
+    api: &Api,
+    request: DrainNodeRequest,
+) -> Result<DrainNodeResponse, ApiError> {
+    let mut problems = Problems::default();
+    let id = problems.take(field::node_id(&request.node_id).map(Some));
+    let mode = problems.take(drain_mode(request.mode).map(Some));
+    problems.finish()?;
+    let id = id.ok_or_else(|| ApiError::validation("missing node id"))?;
+    let node = if request.undo {
+        api.control().node_undrain(&id).await?
+    } else {
+        let mode = mode.unwrap_or(Drain::Wait);
+        api.control().node_drain(&id, mode).await?
+    };
+    Ok(DrainNodeResponse {
+        node: message::node(node).into(),
+        ..DrainNodeResponse::default()
+    })
+}
+
+fn drain_mode(mode: EnumValue<DrainMode>) -> Result<Drain, ApiError> {
+    match mode {
+        EnumValue::Known(DrainMode::Unspecified | DrainMode::Wait) => Ok(Drain::Wait),
+        EnumValue::Known(DrainMode::Evict) => Ok(Drain::Evict),
+        EnumValue::Unknown(number) => Err(field::unknown("mode", number)),
+    }
 }
 
 pub(super) async fn usage(
@@ -63,24 +177,24 @@ pub(super) async fn usage(
     caller: &Identity,
     request: GetResourceUsageRequest,
 ) -> Result<GetResourceUsageResponse, ApiError> {
-    match request.scope {
+    let of = match request.scope {
         Some(Scope::NodeId(id)) => {
             demand_operator(caller, "node_id")?;
-            let node = find(api, &field::node_id(&id)?)?;
-            Ok(usage_of(&[node]))
+            UsageOf::Node(field::node_id(&id)?)
         }
         Some(Scope::Fleet(_)) => {
             demand_operator(caller, "fleet")?;
-            Ok(usage_of(&api.control().node_list()))
+            UsageOf::Fleet
         }
         Some(Scope::TeamId(id)) => {
             if id != caller.tenant.team.as_str() {
                 demand_operator(caller, "team_id")?;
             }
-            usage_of_team(api, &field::team_id(&id)?).await
+            UsageOf::Team(field::team_id(&id)?)
         }
-        None => usage_of_team(api, &caller.tenant.team).await,
-    }
+        None => UsageOf::Team(caller.tenant.team.clone()),
+    };
+    Ok(message::usage(&api.control().resource_usage(&of).await?))
 }
 
 fn demand_operator(caller: &Identity, scope: &str) -> Result<(), ApiError> {
@@ -89,36 +203,4 @@ fn demand_operator(caller: &Identity, scope: &str) -> Result<(), ApiError> {
     }
     let message = format!("`{scope}` is the operator's to ask: it needs the X-Admin-Token");
     Err(ApiError::new(ErrorKind::PermissionDenied, message))
-}
-
-/// What a team's quota allows, and what its sandboxes hold of it.
-async fn usage_of_team(api: &Api, id: &TeamId) -> Result<GetResourceUsageResponse, ApiError> {
-    let team = api.control().team_get(id).await?;
-    let (total, used) = (message::limits(&team.limits), message::charge(&team.usage));
-    Ok(GetResourceUsageResponse {
-        capacity: message::capacity(&total, &used).into(),
-        sandboxes: u32::try_from(team.running).unwrap_or(u32::MAX),
-        ..GetResourceUsageResponse::default()
-    })
-}
-
-fn usage_of(nodes: &[NodeView]) -> GetResourceUsageResponse {
-    let mut total = Resources::default();
-    let mut used = Resources::default();
-    let mut sandboxes = 0_u32;
-    let mut measured: Option<MachineUsage> = None;
-    for node in nodes {
-        total = message::sum(total, &message::resources(node.allocatable));
-        used = message::sum(used, &message::resources(node.allocated));
-        sandboxes = sandboxes.saturating_add(node.sandboxes);
-        if let Some(last) = &node.last_heartbeat {
-            measured = Some(measured.unwrap_or_default().plus(last.heartbeat.usage));
-        }
-    }
-    GetResourceUsageResponse {
-        capacity: message::capacity(&total, &used).into(),
-        sandboxes,
-        measured: measured.as_ref().map(message::measured).into(),
-        ..GetResourceUsageResponse::default()
-    }
 }

@@ -311,19 +311,54 @@ pub(super) async fn delete(
     Ok(DeleteSandboxResponse::default())
 }
 
-pub(super) fn restart(request: &RestartSandboxRequest) -> Result<RestartSandboxResponse, ApiError> {
-    field::sandbox_id(&request.sandbox_id)?;
-    Err(ApiError::unsupported("restarting a sandbox"))
+pub(super) async fn restart(
+    api: &Api,
+    tenant: &Tenant,
+    request: RestartSandboxRequest,
+) -> Result<RestartSandboxResponse, ApiError> {
+    let id = field::sandbox_id(&request.sandbox_id)?;
+    let view = api.control().sandbox_restart(tenant, &id).await?;
+    Ok(RestartSandboxResponse {
+        access: access(api, &view).into(),
+        sandbox: message::sandbox(view.sandbox).into(),
+        ..RestartSandboxResponse::default()
+    })
 }
 
-pub(super) fn pause(request: &PauseSandboxRequest) -> Result<PauseSandboxResponse, ApiError> {
-    field::sandbox_id(&request.sandbox_id)?;
-    Err(ApiError::unsupported("pausing a sandbox"))
+pub(super) async fn pause(
+    api: &Api,
+    tenant: &Tenant,
+    request: PauseSandboxRequest,
+) -> Result<PauseSandboxResponse, ApiError> {
+    let id = field::sandbox_id(&request.sandbox_id)?;
+    let keep_memory = !request.files_only;
+    let view = api
+        .control()
+        .sandbox_pause(tenant, &id, keep_memory)
+        .await?;
+    Ok(PauseSandboxResponse {
+        sandbox: message::sandbox(view.sandbox).into(),
+        ..PauseSandboxResponse::default()
+    })
 }
 
-pub(super) fn resume(request: &ResumeSandboxRequest) -> Result<ResumeSandboxResponse, ApiError> {
-    field::sandbox_id(&request.sandbox_id)?;
-    Err(ApiError::unsupported("resuming a sandbox"))
+pub(super) async fn resume(
+    api: &Api,
+    tenant: &Tenant,
+    request: ResumeSandboxRequest,
+) -> Result<ResumeSandboxResponse, ApiError> {
+    let mut problems = Problems::default();
+    let id = problems.take(field::sandbox_id(&request.sandbox_id).map(Some));
+    let timeout = problems.take(timeout(request.timeout.into_option()));
+    problems.finish()?;
+    let id = id.ok_or_else(|| ApiError::validation("Invalid sandbox ID"))?;
+    let timeout = timeout.unwrap_or(DEFAULT_TIMEOUT);
+    let view = api.control().sandbox_resume(tenant, &id, timeout).await?;
+    Ok(ResumeSandboxResponse {
+        access: access(api, &view).into(),
+        sandbox: message::sandbox(view.sandbox).into(),
+        ..ResumeSandboxResponse::default()
+    })
 }
 
 pub(super) fn explain(request: &ExplainSandboxRequest) -> Result<ExplainSandboxResponse, ApiError> {

@@ -114,7 +114,7 @@ impl OrchestratorService for Service {
     ) -> ServiceResult<impl Encodable<RestartSandboxResponse> + Send + use<'a>> {
         call!(ctx, request, |caller, message| {
             caller.note.about(&message.sandbox_id);
-            sandboxes::restart(&message)
+            sandboxes::restart(&self.api, &caller.tenant, message).await
         })
     }
 
@@ -125,7 +125,7 @@ impl OrchestratorService for Service {
     ) -> ServiceResult<impl Encodable<PauseSandboxResponse> + Send + use<'a>> {
         call!(ctx, request, |caller, message| {
             caller.note.about(&message.sandbox_id);
-            sandboxes::pause(&message)
+            sandboxes::pause(&self.api, &caller.tenant, message).await
         })
     }
 
@@ -136,7 +136,7 @@ impl OrchestratorService for Service {
     ) -> ServiceResult<impl Encodable<ResumeSandboxResponse> + Send + use<'a>> {
         call!(ctx, request, |caller, message| {
             caller.note.about(&message.sandbox_id);
-            sandboxes::resume(&message)
+            sandboxes::resume(&self.api, &caller.tenant, message).await
         })
     }
 
@@ -166,7 +166,10 @@ impl OrchestratorService for Service {
         ctx: RequestContext,
         request: ServiceRequest<'_, RegisterNodeRequest>,
     ) -> ServiceResult<impl Encodable<RegisterNodeResponse> + Send + use<'a>> {
-        call!(ctx, request, |_caller, message| nodes::register(&message))
+        call!(ctx, request, |_caller, message| nodes::register(
+            &self.api, message
+        )
+        .await)
     }
 
     async fn heartbeat<'a>(
@@ -174,7 +177,10 @@ impl OrchestratorService for Service {
         ctx: RequestContext,
         request: ServiceRequest<'_, HeartbeatRequest>,
     ) -> ServiceResult<impl Encodable<HeartbeatResponse> + Send + use<'a>> {
-        call!(ctx, request, |_caller, message| nodes::heartbeat(&message))
+        call!(ctx, request, |_caller, message| nodes::heartbeat(
+            &self.api, message
+        )
+        .await)
     }
 
     async fn get_node_status<'a>(
@@ -201,8 +207,9 @@ impl OrchestratorService for Service {
         request: ServiceRequest<'_, DrainNodeRequest>,
     ) -> ServiceResult<impl Encodable<DrainNodeResponse> + Send + use<'a>> {
         call!(ctx, request, |_caller, message| nodes::drain(
-            &self.api, &message
-        ))
+            &self.api, message
+        )
+        .await)
     }
 
     async fn get_system_metrics<'a>(
@@ -218,8 +225,8 @@ impl OrchestratorService for Service {
         ctx: RequestContext,
         request: ServiceRequest<'_, GetHealthRequest>,
     ) -> ServiceResult<impl Encodable<GetHealthResponse> + Send + use<'a>> {
-        call!(ctx, request, |_caller, _message| Ok(installation::health(
-            &self.api
+        call!(ctx, request, |_caller, message| Ok(installation::health(
+            &self.api, &message
         )
         .await))
     }

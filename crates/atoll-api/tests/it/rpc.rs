@@ -196,6 +196,47 @@ async fn a_sandbox_is_made_found_listed_and_deleted_over_connect() {
 }
 
 #[tokio::test]
+async fn a_sandbox_is_paused_resumed_and_restarted() {
+    let world = World::new().await;
+    let id = world.create_base().await;
+    let named = json!({"sandboxId": id});
+    let paused = connect(&world, "PauseSandbox", named.clone()).await.json();
+    assert_eq!(
+        paused["sandbox"]["state"], "SANDBOX_STATE_PAUSED",
+        "{paused}"
+    );
+    let refused = connect(&world, "PauseSandbox", named.clone()).await;
+    assert_eq!(refused.code(), "failed_precondition");
+    let refused = connect(&world, "RestartSandbox", named.clone()).await;
+    assert_eq!(refused.code(), "failed_precondition");
+    let listed = json!({"states": ["SANDBOX_STATE_PAUSED"]});
+    let listed = connect(&world, "ListSandboxes", listed).await.json();
+    assert_eq!(listed["sandboxes"][0]["id"], id);
+
+    let resumed = json!({"sandboxId": id, "timeout": "60s"});
+    let resumed = connect(&world, "ResumeSandbox", resumed).await.json();
+    assert_eq!(
+        resumed["sandbox"]["state"], "SANDBOX_STATE_RUNNING",
+        "{resumed}"
+    );
+    assert_eq!(resumed["sandbox"]["generation"], "2");
+    let refused = connect(&world, "ResumeSandbox", named.clone()).await;
+    assert_eq!(refused.code(), "failed_precondition");
+
+    let restarted = connect(&world, "RestartSandbox", named.clone())
+        .await
+        .json();
+    assert_eq!(restarted["sandbox"]["id"], id);
+    assert_eq!(restarted["sandbox"]["generation"], "3", "{restarted}");
+
+    for method in ["PauseSandbox", "ResumeSandbox", "RestartSandbox"] {
+        let other = [("x-api-key", world.other_key.as_str())];
+        let reply = connect_as(&world, &other, method, named.clone()).await;
+        assert_eq!(reply.code(), "not_found", "{method}");
+    }
+}
+
+#[tokio::test]
 async fn everything_that_is_wrong_with_a_request_is_named_at_once() {
     let world = World::new().await;
     let wrong = json!({
@@ -367,7 +408,12 @@ async fn operators_see_nodes_usage_and_health() {
         let usage = connect_admin(&world, "GetResourceUsage", scope.clone())
             .await
             .json();
-        assert_eq!(usage["capacity"], expected, "{scope}");
+        for part in ["total", "used", "available"] {
+            for unit in ["cpuMillicores", "memoryBytes", "diskBytes"] {
+                let (shown, expected) = (&usage["capacity"][part], &expected[part]);
+                assert_eq!(shown[unit], expected[unit], "{scope} {part} {unit}");
+            }
+        }
         assert_eq!(usage["sandboxes"], 1);
         let reply = connect(&world, "GetResourceUsage", scope).await;
         assert_eq!(reply.code(), "permission_denied");
@@ -382,6 +428,22 @@ async fn operators_see_nodes_usage_and_health() {
     let other = [("x-api-key", world.other_key.as_str())];
     let refused = connect_as(&world, &other, "GetResourceUsage", team).await;
     assert_eq!(refused.code(), "permission_denied");
+    let named = json!({"nodeId": "node-1"});
+    let status = connect_admin(&world, "GetNodeStatus", named.clone()).await;
+    let status = status.json();
+    assert_eq!(status["node"]["id"], "node-1");
+    assert_eq!(
+        status["allocations"][0]["resources"]["memoryBytes"],
+        "536870912"
+    );
+    let drained = connect_admin(&world, "DrainNode", named).await.json();
+    assert_eq!(drained["node"]["state"], "NODE_STATE_DRAINING");
+    assert_eq!(drained["node"]["drain"], "DRAIN_MODE_WAIT");
+    let reply = connect(&world, "CreateSandbox", json!({"template": "base"})).await;
+    assert_eq!(reply.code(), "resource_exhausted");
+    let open = json!({"nodeId": "node-1", "undo": true});
+    let opened = connect_admin(&world, "DrainNode", open).await.json();
+    assert_eq!(opened["node"]["state"], "NODE_STATE_READY");
     let missing = connect_admin(&world, "GetResourceUsage", json!({"nodeId": "none"})).await;
     assert_eq!(missing.code(), "not_found");
     let health = connect_admin(&world, "GetHealth", json!({})).await.json();
@@ -391,6 +453,44 @@ async fn operators_see_nodes_usage_and_health() {
             .as_array()
             .is_some_and(|all| all.len() >= 2)
     );
+}
+
+#[tokio::test]
+async fn nodes_join_and_beat_with_the_fleets_token() {
+    const TOKEN: &str = "a-token-that-is-long-enough";
+    let mut world = World::new().await;
+    let node = |address: &str| json!({"nodeId": "n2", "address": address, "incarnation": "1"});
+    // A server that runs its own node takes in no others.
+    let reply = connect_admin(&world, "RegisterNode", node("http://127.0.0.1:1")).await;
+    assert_eq!(reply.code(), "unimplemented");
+
+    world.open_to_nodes(TOKEN);
+    let bearer = format!("Bearer {TOKEN}");
+    let shown = [("authorization", bearer.as_str())];
+    let wrong = [("authorization", "Bearer a-token-that-is-another")];
+    let reply = connect_as(&world, &wrong, "RegisterNode", node("http://127.0.0.1:1")).await;
+    assert_eq!(reply.code(), "unauthenticated");
+    // The token opens what nodes call and nothing else.
+    let reply = connect_as(&world, &shown, "ListNodes", json!({})).await;
+    assert_eq!(reply.code(), "unauthenticated");
+    let reply = connect_as(&world, &shown, "RegisterNode", node("nowhere")).await;
+    let details: BadRequest = reply.detail("google.rpc.BadRequest");
+    assert_eq!(details.field_violations[0].field, "address");
+    // Nobody listens there.
+    let reply = connect_as(&world, &shown, "RegisterNode", node("http://127.0.0.1:1")).await;
+    assert_eq!(reply.code(), "failed_precondition");
+
+    let beat = json!({
+        "nodeId": "n2", "incarnation": "1", "at": "2026-01-01T00:00:00Z",
+        "total": {"cpuMillicores": "1000"}, "allocated": {}, "digest": "0", "driver": "jail",
+        "measured": {"total": {"cpuMillicores": "1000"}},
+    });
+    let answer = connect_as(&world, &shown, "Heartbeat", beat).await;
+    // It is no member: it has to register.
+    assert_eq!((answer.status, answer.json()), (StatusCode::OK, json!({})));
+    let reply = connect_as(&world, &shown, "Heartbeat", json!({"incarnation": "1"})).await;
+    let details: BadRequest = reply.detail("google.rpc.BadRequest");
+    assert_eq!(details.field_violations.len(), 4);
 }
 
 #[tokio::test]
@@ -535,7 +635,7 @@ fn the_table_in_the_documents_is_the_service() {
         let call = call.trim_matches('`');
         assert!(described.contains_key(call), "`{call}` is no call");
         assert!(
-            ["team", "operator", "team, operator"].contains(&whom),
+            ["team", "operator", "team, operator", "node, operator"].contains(&whom),
             "{whom}"
         );
         let is_route = routes.iter().any(|route| route == counterpart);

@@ -6,17 +6,19 @@ use std::time::Duration;
 use atoll_api::rest::{Api, Config as ApiConfig};
 use atoll_control::clock::SystemClock;
 use atoll_control::config::Config;
+use atoll_control::fleet::{Addresses, Fleet};
 use atoll_control::random::SystemRandom;
 use atoll_control::request::ImportRequest;
 use atoll_control::route_publisher::RoutePublisher;
 use atoll_control::view::{Scope, Tenant};
 use atoll_control::{ControlPlane, Parts};
-use atoll_core::id::TeamId;
+use atoll_core::id::{NodeId, TeamId};
 use atoll_core::node::NodeEvent;
 use atoll_core::resources::Resources;
 use atoll_core::route::RouteUpdate;
 use atoll_core::template::TemplateSource;
 use atoll_core::time::Timestamp;
+use atoll_proto::join_token::JoinToken;
 use atoll_store::sqlite::SqliteStore;
 use atoll_store::store::Store as _;
 use axum::Router;
@@ -43,6 +45,13 @@ struct NoRoutes;
 
 impl RoutePublisher for NoRoutes {
     fn publish(&self, _: RouteUpdate) {}
+}
+
+#[derive(Debug)]
+struct NoAddresses;
+
+impl Addresses for NoAddresses {
+    fn note(&self, _: &NodeId, _: &str) {}
 }
 
 pub(crate) struct World {
@@ -120,6 +129,25 @@ impl World {
             cancel,
             _folder: folder,
         }
+    }
+
+    /// Has the API take in nodes that join over the network and show this token.
+    pub(crate) fn open_to_nodes(&mut self, token: &str) {
+        let cfg = ApiConfig {
+            admin_token: Some(SecretString::from(ADMIN_TOKEN)),
+            default_team: self.tenant.team.clone(),
+            sandbox_domain: None,
+        };
+        let token = JoinToken::parse(token).unwrap();
+        let fleet = Fleet::new(
+            self.control.clone(),
+            Some(token.clone()),
+            Arc::new(NoAddresses),
+            TaskTracker::new(),
+            self.cancel.clone(),
+        );
+        let api = Api::new(cfg, self.control.clone(), TaskTracker::new());
+        self.router = api.with_fleet(fleet, Some(token)).router();
     }
 
     /// Sends a request with the default team's key.
