@@ -130,6 +130,7 @@ async fn identify(
             tenant: operator_of(api.default_team().clone())?,
             is_operator: false,
             names_team: false,
+            note: Note::of(&parts.extensions),
         }));
     }
     let as_operator = match access {

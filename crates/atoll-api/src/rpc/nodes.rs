@@ -1,7 +1,7 @@
 //! Calls about nodes and what they have, as use cases.
 
-use atoll_control::fleet::{Fleet, JoinError};
 use atoll_control::UsageOf;
+use atoll_control::fleet::{Fleet, JoinError};
 use atoll_core::error::ErrorKind;
 use atoll_core::heartbeat::{
     HEARTBEAT_INTERVAL, Heartbeat, LOST_AFTER, SUSPECT_AFTER, StateDigest,
@@ -76,7 +76,7 @@ pub(super) async fn register(
     problems.finish()?;
     let id = id.ok_or_else(|| ApiError::validation("missing node id"))?;
     let joining = membership(api)?.join(id.clone(), &request.address, &request.incarnation);
-    joining.await.map_err(not_joined)?;
+    joining.await.map_err(|error| not_joined(&error))?;
     Ok(RegisterNodeResponse {
         node: message::node(api.control().node_get(&id)?).into(),
         heartbeat_interval: protobuf::Duration::from(HEARTBEAT_INTERVAL).into(),
@@ -86,7 +86,7 @@ pub(super) async fn register(
     })
 }
 
-fn not_joined(error: JoinError) -> ApiError {
+fn not_joined(error: &JoinError) -> ApiError {
     let message = error.to_string();
     match error {
         JoinError::Address(_) => ApiError::validation(message).at("address"),

@@ -21,7 +21,10 @@ fn changing() -> Vec<(Method, String, bool)> {
         let operations = spec.operations().into_iter();
         operations
             .filter(|operation| operation.method != Method::GET)
-            .map(move |operation| (operation.method, operation.path, is_admin))
+            .map(move |operation| {
+                let is_admin = is_admin || operation.is_operators();
+                (operation.method, operation.path, is_admin)
+            })
     };
     of(spec::e2b(), false)
         .chain(of(spec::admin(), true))

@@ -150,6 +150,12 @@ impl Operation<'_> {
         }
     }
 
+    /// Whether it is the operator's, also where it stands among the teams' operations.
+    pub(crate) fn is_operators(&self) -> bool {
+        let ways = self.value["security"].as_array();
+        ways.is_some_and(|ways| ways.iter().any(|way| !way["AdminToken"].is_null()))
+    }
+
     /// The path with something in the place of each variable.
     pub(crate) fn path_with(&self, id: &str) -> String {
         filled(&self.path, id)
