@@ -253,7 +253,8 @@ impl Machine {
                 Met::Ready(outcome) => return Some(outcome),
                 Met::Starting => self.wait(life).await?,
                 Met::Older(generation) => {
-                    self.remove(spec.id.clone(), generation).await?;
+                    // Its own doing, in which no sabotage lies: it would be asked again at once.
+                    self.take_down(&spec.id, generation, life).await?;
                 }
                 Met::Admitted => break,
             }
@@ -346,8 +347,17 @@ impl Machine {
         if self.world.has(Sabotage::LieAboutRemovals) {
             return Some(CallOutcome::Done(()));
         }
+        self.take_down(&id, generation, life).await
+    }
+
+    async fn take_down(
+        &self,
+        id: &SandboxId,
+        generation: Generation,
+        life: u64,
+    ) -> Option<CallOutcome<()>> {
         loop {
-            let key = match self.begin_removal(&id, generation) {
+            let key = match self.begin_removal(id, generation) {
                 Removing::Ready(outcome) => return Some(outcome),
                 Removing::Busy => {
                     self.wait(life).await?;

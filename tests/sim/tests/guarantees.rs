@@ -112,11 +112,6 @@ fn an_overloaded_node_is_found() {
 }
 
 #[test]
-fn two_routable_copies_are_found() {
-    find(Sabotage::IgnoreGenerations, "has the routable copies");
-}
-
-#[test]
 fn a_pause_that_is_lost_is_found() {
     find(Sabotage::ForgetPaused, "was paused on");
 }

@@ -12,7 +12,7 @@ use atoll_core::node::{NodeReport, ObservedState};
 use atoll_core::resources::Resources;
 
 use crate::guest::run;
-use crate::rig::{SIZE, World, spec_named};
+use crate::rig::{SIZE, World, guest_programs, spec_named};
 
 /// Tells the other process where its world is.
 const WORLD: &str = "ATOLL_TEST_WORLD";
@@ -61,6 +61,8 @@ async fn a_node_killed_at_any_instant_loses_nothing_and_leaves_nothing() {
 fn start(world: &World, victim: &str, life: u64) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", victim])
+        // Its short life is for the node, not for building what the node needs.
+        .env("ATOLL_GUEST_DIR", guest_programs())
         .env(
             WORLD,
             format!(

@@ -483,7 +483,7 @@ fn lines_with(text: &str, part: &str) -> Vec<String> {
 }
 
 /// The folder with the static guest programs: `ATOLL_GUEST_DIR`, or built now.
-fn guest_programs() -> PathBuf {
+pub(crate) fn guest_programs() -> PathBuf {
     if let Some(directory) = std::env::var_os("ATOLL_GUEST_DIR") {
         return directory.into();
     }
