@@ -53,6 +53,9 @@ fn compile(name: &str, files: &[&str]) -> Result<(), Box<dyn Error>> {
         .client_feature_name("client")
         .emit_register_fn(false)
         .include_file(format!("{name}.rs"))
+        // It would name the set that this script has just written, which cargo then finds newer
+        // than the script's start: every first build would be followed by a second one.
+        .emit_rerun_directives(false)
         .compile()?;
     Ok(())
 }
