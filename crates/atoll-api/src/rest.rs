@@ -32,6 +32,7 @@ use crate::rest::imports::Imports;
 use crate::rpc;
 
 mod admin;
+mod events;
 mod explain;
 mod health;
 mod imports;
@@ -230,6 +231,7 @@ fn table() -> Table {
     let table = pause::routes(table);
     let table = lists::routes(table);
     let table = observe::routes(table);
+    let table = events::routes(table);
     let table = templates::routes(table);
     let table = keys::routes(table);
     let table = nodes::routes(table);

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use atoll_api::rest::Api;
+use atoll_api::webhook::{HttpSender, Targets};
 use atoll_control::clock::SystemClock;
 use atoll_control::fleet::Fleet;
 use atoll_control::random::SystemRandom;
@@ -343,9 +344,16 @@ async fn open_control(data_dir: &Path, table: RouteTable) -> anyhow::Result<Cont
         routes: Arc::new(Routes::new(table)),
     };
     let config = atoll_control::config::Config::development(atoll_proto::ENVD_VERSION);
-    ControlPlane::open(config, parts)
+    let control = ControlPlane::open(config, parts)
         .await
-        .context("open the control plane")
+        .context("open the control plane")?;
+    // Who develops has receivers on the same machine.
+    let sender = HttpSender::new(Targets::Any).context("prepare to deliver webhooks")?;
+    control
+        .webhooks_deliver(Arc::new(sender))
+        .await
+        .context("begin to deliver webhooks")?;
+    Ok(control)
 }
 
 async fn ensure_base(control: &ControlPlane) -> anyhow::Result<()> {
