@@ -42,6 +42,30 @@ pub const MAX_BATCH_REQUEST_ID_LEN: usize = 250;
 /// routers allow a connection to be idle.
 pub const WATCH_IDLE_INTERVAL: Duration = Duration::from_secs(30);
 
+/// How long a stream of events lasts over REST. Its reader comes again with the last event's id;
+/// what a revoked key still follows, and what forgot to hang up, ends with it.
+pub const EVENT_STREAM_TIMEOUT_MAX: Duration = RPC_STREAM_TIMEOUT_MAX;
+
+/// After how much silence a stream of events says that it is still there: less than any proxy
+/// between allows.
+pub const EVENT_KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Events that E2B's listing may leave out: who wants more reads by cursor.
+pub const EVENT_OFFSET_MAX: u32 = 10_000;
+
+/// Events on a page of E2B's listing (E2B wire protocol).
+pub const EVENT_RECENT_MAX: u32 = 100;
+
+/// How long a delivery to a webhook may take as a whole: a receiver should accept first and work
+/// then.
+pub const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long connecting to a receiver may take of that.
+pub const WEBHOOK_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Bytes of a delivery's body. Only metadata makes one this large, and is left out then.
+pub const WEBHOOK_BODY_MAX: usize = 128 * 1024;
+
 /// Bytes of an address or another text of a node.
 pub const MAX_NODE_TEXT_LEN: usize = 256;
 

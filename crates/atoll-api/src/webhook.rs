@@ -24,20 +24,12 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::lifecycle::LifecycleEventDto;
+use crate::limit::{WEBHOOK_BODY_MAX, WEBHOOK_CONNECT_TIMEOUT, WEBHOOK_TIMEOUT};
 use crate::time;
 pub use target::Targets;
 
-/// How long an attempt may take as a whole: a receiver should accept first and work then.
-const SEND_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long connecting may take of that.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// How long an idle connection to a receiver is kept for the next event.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// The largest body. Only metadata makes one this large, and is left out then.
-const BODY_MAX: usize = 128 * 1024;
 
 const WEBHOOK_ID: &str = "e2b-webhook-id";
 const DELIVERY_ID: &str = "e2b-delivery-id";
@@ -62,8 +54,8 @@ impl HttpSender {
             .user_agent(concat!("atoll/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
-            .timeout(SEND_TIMEOUT)
-            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(WEBHOOK_TIMEOUT)
+            .connect_timeout(WEBHOOK_CONNECT_TIMEOUT)
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(1)
             .dns_resolver(Arc::new(target::Resolver::new(targets)))
@@ -115,7 +107,7 @@ fn body(delivery: &Delivery<'_>) -> Result<Vec<u8>, serde_json::Error> {
         Notice::Event { event, sandbox } => {
             let mut document = LifecycleEventDto::new(event, sandbox.as_deref());
             let bytes = serde_json::to_vec(&document)?;
-            if bytes.len() <= BODY_MAX {
+            if bytes.len() <= WEBHOOK_BODY_MAX {
                 return Ok(bytes);
             }
             document.leave_out_metadata();

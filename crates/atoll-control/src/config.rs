@@ -5,7 +5,9 @@ use std::time::Duration;
 use atoll_core::quota::Limits;
 use atoll_core::resources::Resources;
 
-use crate::limit::{CREATES_IN_FLIGHT_MAX, TEAM_CREATES_IN_FLIGHT_MAX, TEAM_LIMITS};
+use crate::limit::{
+    CREATES_IN_FLIGHT_MAX, TEAM_CREATES_IN_FLIGHT_MAX, TEAM_LIMITS, WEBHOOKS_PER_TEAM_MAX,
+};
 
 use crate::webhooks::{WEBHOOK_POLICY, WebhookPolicy};
 
@@ -74,6 +76,8 @@ pub struct Config {
     pub history_events_max: u64,
     /// How webhooks are tried again and given up.
     pub webhooks: WebhookPolicy,
+    /// Webhooks of one team: [`WEBHOOKS_PER_TEAM_MAX`].
+    pub webhooks_per_team_max: u32,
     /// How long rows of the audit are kept.
     pub audit_retention: Duration,
     /// The guest agent's version, for templates that do not say.
@@ -100,6 +104,7 @@ impl Config {
             history_sandboxes_max: HISTORY_SANDBOXES_MAX,
             history_events_max: HISTORY_EVENTS_MAX,
             webhooks: WEBHOOK_POLICY,
+            webhooks_per_team_max: WEBHOOKS_PER_TEAM_MAX,
             audit_retention: Duration::from_secs(90 * 24 * 3600),
             envd_version: envd_version.into(),
             // A node reports what it has to give, its own overcommitment included.

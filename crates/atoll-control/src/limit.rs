@@ -62,3 +62,29 @@ pub const AUDIT_TEXT_MAX: usize = 128;
 
 /// Rows of the audit: some hundred MiB. The oldest go first.
 pub const AUDIT_ROWS_MAX: u64 = 2_000_000;
+
+/// Watchers of events of one team at once: what a dashboard, some workers and a few people need.
+pub const TEAM_WATCHERS_MAX: u32 = 100;
+
+/// Watchers of events at once: each costs a page at most, and a look at the tail for each commit.
+pub const WATCHERS_MAX: u32 = 1_000;
+
+/// Webhooks of one team: each is a task, and a connection for every event.
+pub const WEBHOOKS_PER_TEAM_MAX: u32 = 20;
+
+/// Characters of a webhook's name.
+pub const WEBHOOK_NAME_MAX: usize = 128;
+
+/// Bytes of a webhook's URL: what every server accepts.
+pub const WEBHOOK_URL_MAX: usize = 2_048;
+
+/// The shortest secret of a webhook, in bytes: less can be guessed from one delivery.
+pub const WEBHOOK_SECRET_MIN: usize = 8;
+
+/// The longest secret of a webhook, in bytes.
+pub const WEBHOOK_SECRET_MAX: usize = 256;
+
+/// Deliveries under way at once. An attempt to a dead receiver keeps its place for the length of
+/// the sender's timeout only, and then waits for minutes without one: so many serve thousands of
+/// dead receivers and delay none of the living.
+pub const WEBHOOK_SENDS_MAX: usize = 256;

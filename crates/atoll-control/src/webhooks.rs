@@ -23,14 +23,10 @@ use atoll_store::webhook::{SigningSecret, WebhookRow};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::limit::WEBHOOK_SENDS_MAX;
 use crate::lock::lock;
 use crate::service::Inner;
 use crate::view::EventView;
-
-/// Attempts under way at once. An attempt to a dead receiver keeps its place for the length of the
-/// sender's timeout only, and then waits for minutes without one: so many serve thousands of dead
-/// receivers and delay none of the living.
-const SENDS_MAX: usize = 256;
 
 /// Webhooks read at a time where all are started.
 const START_PAGE: u32 = 256;
@@ -134,7 +130,7 @@ impl Default for Webhooks {
         Self {
             sender: OnceLock::new(),
             running: Mutex::default(),
-            sends: Semaphore::new(SENDS_MAX),
+            sends: Semaphore::new(WEBHOOK_SENDS_MAX),
         }
     }
 }

@@ -1,11 +1,15 @@
 //! The command line: what there is to type, with its help. No behaviour.
 
+pub(crate) mod events;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use atoll_core::id::NodeId;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+
+use crate::cli::events::EventArgs;
 
 /// Where Atoll keeps its state unless told otherwise.
 pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/atoll";
@@ -128,6 +132,8 @@ pub(crate) struct FrontArgs {
     /// Domain of sandbox host names, `<port>-<id>.<domain>`.
     #[arg(long, env = "ATOLL_DOMAIN")]
     pub(crate) domain: Option<String>,
+    #[command(flatten)]
+    pub(crate) events: EventArgs,
     /// Print one JSON line when ready, and nothing else, on standard output.
     #[arg(long)]
     pub(crate) json: bool,

@@ -17,6 +17,7 @@ mod output;
 mod process;
 mod secrets;
 mod serve;
+mod settings;
 mod stack;
 mod telemetry;
 mod traces;

@@ -50,6 +50,7 @@ async fn serve(
         data_dir: arguments.data.data_dir,
         api_key: arguments.api_key,
         domain: arguments.domain,
+        events: arguments.events,
         nodes,
     };
     let stack = tokio::select! {

@@ -38,11 +38,12 @@ use crate::adapters::{
     name_client,
 };
 use crate::cli::SourceArgs;
+use crate::cli::events::EventArgs;
 use crate::commands::doctor;
 use crate::components::Components;
 use crate::connection::Connection;
 use crate::node::{self, BASE_RESOURCES};
-use crate::{listening, secrets, telemetry, traces};
+use crate::{listening, secrets, settings, telemetry, traces};
 
 /// The name of a node that is alone.
 const NODE_NAME: &str = "local";
@@ -71,6 +72,7 @@ pub(crate) struct Options {
     pub(crate) data_dir: PathBuf,
     pub(crate) api_key: Option<String>,
     pub(crate) domain: Option<String>,
+    pub(crate) events: EventArgs,
     pub(crate) nodes: Nodes,
 }
 
@@ -124,10 +126,13 @@ impl Stack {
 
         secrets::keep_private(&data_dir.join(DATABASE_FILE))?;
         let table = RouteTable::default();
-        let control = open_control(&data_dir, table.clone()).await?;
+        let has_own_node = matches!(options.nodes, Nodes::Own(_));
+        let control = open_control(&data_dir, table.clone(), &options.events).await?;
+        // Before anything can happen that they should hear of.
+        let targets = settings::targets(&options.events, has_own_node);
+        deliver_webhooks(&control, targets).await?;
         control.health_watch(Arc::new(DataDisk::new(data_dir.clone())));
         let key = secrets::team_key(&control, &data_dir, options.api_key).await?;
-        let has_own_node = matches!(options.nodes, Nodes::Own(_));
         let reach = match options.nodes {
             Nodes::Own(sources) => own_node(&data_dir, &sources, &control, &components).await?,
             Nodes::Joining(token) => joining_nodes(token, &control, &components),
@@ -333,7 +338,11 @@ fn prepare(data_dir: &Path) -> anyhow::Result<fs::File> {
     }
 }
 
-async fn open_control(data_dir: &Path, table: RouteTable) -> anyhow::Result<ControlPlane> {
+async fn open_control(
+    data_dir: &Path,
+    table: RouteTable,
+    events: &EventArgs,
+) -> anyhow::Result<ControlPlane> {
     let store = SqliteStore::open(&data_dir.join(DATABASE_FILE))
         .await
         .context("open the store")?;
@@ -343,17 +352,19 @@ async fn open_control(data_dir: &Path, table: RouteTable) -> anyhow::Result<Cont
         random: Arc::new(SystemRandom),
         routes: Arc::new(Routes::new(table)),
     };
-    let config = atoll_control::config::Config::development(atoll_proto::ENVD_VERSION);
-    let control = ControlPlane::open(config, parts)
+    let mut config = atoll_control::config::Config::development(atoll_proto::ENVD_VERSION);
+    settings::apply(events, &mut config);
+    ControlPlane::open(config, parts)
         .await
-        .context("open the control plane")?;
-    // Who develops has receivers on the same machine.
-    let sender = HttpSender::new(Targets::Any).context("prepare to deliver webhooks")?;
+        .context("open the control plane")
+}
+
+async fn deliver_webhooks(control: &ControlPlane, targets: Targets) -> anyhow::Result<()> {
+    let sender = HttpSender::new(targets).context("prepare to deliver webhooks")?;
     control
         .webhooks_deliver(Arc::new(sender))
         .await
-        .context("begin to deliver webhooks")?;
-    Ok(control)
+        .context("begin to deliver webhooks")
 }
 
 async fn ensure_base(control: &ControlPlane) -> anyhow::Result<()> {

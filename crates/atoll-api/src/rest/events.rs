@@ -4,7 +4,6 @@
 //! for readers that must miss nothing.
 
 use std::convert::Infallible;
-use std::time::Duration;
 
 use atoll_control::EventStream;
 use atoll_control::request::{
@@ -27,18 +26,16 @@ use crate::auth::{Caller, Operator};
 use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::lifecycle::{self, LifecycleEventDto};
+use crate::limit::{
+    EVENT_KEEP_ALIVE, EVENT_OFFSET_MAX, EVENT_RECENT_MAX, EVENT_STREAM_TIMEOUT_MAX,
+};
 use crate::query::Query;
 use crate::time;
 
 /// Events of a page where the request does not say.
 const DEFAULT_LIMIT: u32 = 100;
-/// The same for E2B's listing, and its most (E2B wire protocol).
+/// The same for E2B's listing (E2B wire protocol).
 const DEFAULT_RECENT: u32 = 10;
-const MAX_RECENT: u32 = 100;
-/// Events that E2B's listing may leave out: who wants more reads by cursor.
-const MAX_OFFSET: u32 = 10_000;
-/// How often a stream says that it is still there, so that nothing between takes it for dead.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 pub(super) fn routes(table: Table) -> Table {
     table
@@ -203,16 +200,17 @@ async fn stream_all(
     ))
 }
 
-/// Server-sent events. The stream ends where reading fails: the client comes again with the id of
-/// the last event it had.
+/// Server-sent events. The stream ends where reading fails, and after a while: the client comes
+/// again with the id of the last event it had.
 fn follow(events: EventStream) -> axum::response::Response {
     let lines = events
         .into_stream()
+        .take_until(tokio::time::sleep(EVENT_STREAM_TIMEOUT_MAX))
         .take_while(|item| std::future::ready(item.is_ok()))
         .filter_map(|item| std::future::ready(item.ok()))
         .map(|item| Ok::<_, Infallible>(line(item)));
     Sse::new(lines)
-        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+        .keep_alive(KeepAlive::new().interval(EVENT_KEEP_ALIVE))
         .into_response()
 }
 
@@ -266,9 +264,9 @@ async fn recent_events(
             kinds
         },
         is_ascending: query.word("orderAsc", &orders)?.unwrap_or(false),
-        offset: query.number("offset", 0, MAX_OFFSET)?.unwrap_or(0),
+        offset: query.number("offset", 0, EVENT_OFFSET_MAX)?.unwrap_or(0),
         limit: query
-            .number("limit", 1, MAX_RECENT)?
+            .number("limit", 1, EVENT_RECENT_MAX)?
             .unwrap_or(DEFAULT_RECENT),
     };
     let events = api.control().events_recent(tenant, &wanted).await?;

@@ -2,7 +2,9 @@
 //! come from the specification.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use atoll_api::webhook::{HttpSender, Targets};
 use http::{Method, StatusCode};
 
 use crate::spec;
@@ -37,7 +39,14 @@ async fn objects(world: &World) -> BTreeMap<&'static str, (String, String)> {
     let template = template["templateID"].as_str().unwrap().to_owned();
     let no_template = "z".repeat(template.len());
     let no_key = "00000000-0000-4000-8000-000000000000".to_owned();
+    let sender = Arc::new(HttpSender::new(Targets::Public).unwrap());
+    world.control.webhooks_deliver(sender).await.unwrap();
+    let hook = r#"{"name":"mine","url":"https://example.com/","enabled":false,
+        "events":["sandbox.running"],"signatureSecret":"not to be known"}"#;
+    let hook = world.ask(Method::POST, "/events/webhooks", hook).await.json;
+    let hook = hook["id"].as_str().unwrap().to_owned();
     BTreeMap::from([
+        ("webhookID", (hook, no_key.clone())),
         ("sandboxID", (sandbox, unknown)),
         ("apiKeyID", (key["id"].as_str().unwrap().to_owned(), no_key)),
         ("templateID", (template, no_template)),

@@ -22,7 +22,7 @@ use atoll_proto::join_token::JoinToken;
 use atoll_store::sqlite::SqliteStore;
 use atoll_store::store::Store as _;
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -192,7 +192,13 @@ impl World {
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         let sent = tokio::time::timeout(LIMIT, self.router.clone().oneshot(request));
         let (parts, body) = sent.await.expect("no answer in time").unwrap().into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
+        let kind = parts.headers.get("content-type");
+        let bytes = if kind.is_some_and(|kind| kind == "text/event-stream") {
+            // It has no end.
+            Bytes::new()
+        } else {
+            body.collect().await.unwrap().to_bytes()
+        };
         let json = if bytes.is_empty() {
             Value::Null
         } else {

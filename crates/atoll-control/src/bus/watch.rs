@@ -13,15 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Bus, Chunk};
 use crate::error::{Error, Result};
+use crate::limit::{TEAM_WATCHERS_MAX, WATCHERS_MAX};
 use crate::lock::lock;
 use crate::service::unavailable;
 use crate::view::{EventView, Watched};
-
-/// Watchers of one team at once: what a dashboard, some workers and a few people need.
-const TEAM_WATCHERS_MAX: u32 = 100;
-
-/// Watchers at once: each costs a page at most, and a look at the tail for each commit.
-const WATCHERS_MAX: u32 = 1_000;
 
 /// Who watches: by team, operators under none.
 #[derive(Debug, Default)]

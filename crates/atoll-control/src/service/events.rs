@@ -115,7 +115,7 @@ impl ControlPlane {
     /// leaf through what is recent.
     ///
     /// # Errors
-    /// `InvalidArgument` for a limit out of range.
+    /// `InvalidArgument` for a limit out of range; `NotFound` for an unknown or foreign sandbox.
     pub async fn events_recent(
         &self,
         tenant: &Tenant,
@@ -123,6 +123,12 @@ impl ControlPlane {
     ) -> Result<Vec<(EventView, Option<Arc<Sandbox>>)>> {
         check_limit(wanted.limit)?;
         let store = &self.inner.store;
+        if let Some(id) = &wanted.sandbox {
+            let row = store.sandbox_get(id).await.map_err(unavailable)?;
+            if row.is_none_or(|row| row.team != tenant.team) {
+                return Err(Error::no_sandbox(id));
+            }
+        }
         let query = EventQuery {
             team: Some(tenant.team.clone()),
             subject: wanted.sandbox.clone().map(Subject::Sandbox),

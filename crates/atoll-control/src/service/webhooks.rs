@@ -10,24 +10,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{ControlPlane, demand_full, unavailable};
 use crate::error::{Error, Result};
+use crate::limit::{WEBHOOK_NAME_MAX, WEBHOOK_SECRET_MAX, WEBHOOK_SECRET_MIN, WEBHOOK_URL_MAX};
 use crate::request::{NewWebhook, WebhookChange};
 use crate::view::{Tenant, WebhookView};
 use crate::webhooks::{self, WebhookSender};
-
-/// Webhooks of one team: each is a connection for every event.
-const WEBHOOKS_PER_TEAM_MAX: u32 = 20;
-
-/// The longest name, in characters.
-const NAME_MAX: usize = 128;
-
-/// The longest URL, in bytes: what every server accepts.
-const URL_MAX: usize = 2_048;
-
-/// The shortest secret, in bytes: less can be guessed from one delivery.
-const SECRET_MIN: usize = 8;
-
-/// The longest secret, in bytes.
-const SECRET_MAX: usize = 256;
 
 impl ControlPlane {
     /// Begins to deliver to webhooks through this sender; without it there are none. Ends with the
@@ -71,11 +57,12 @@ impl ControlPlane {
             failing_since: None,
             last_error: None,
         };
-        let inserted = inner.store.webhook_insert(&row, WEBHOOKS_PER_TEAM_MAX);
+        let most = inner.config.webhooks_per_team_max;
+        let inserted = inner.store.webhook_insert(&row, most);
         if !inserted.await.map_err(unavailable)? {
             return Err(Error::new(
                 ErrorKind::QuotaExceeded,
-                format!("a team has at most {WEBHOOKS_PER_TEAM_MAX} webhooks"),
+                format!("a team has at most {most} webhooks"),
             ));
         }
         let view = WebhookView::from(&row);
@@ -177,9 +164,9 @@ impl ControlPlane {
 
     fn check_name(&self, name: &str) -> Result<()> {
         let length = name.chars().count();
-        if length == 0 || length > NAME_MAX || name.chars().any(char::is_control) {
+        if length == 0 || length > WEBHOOK_NAME_MAX || name.chars().any(char::is_control) {
             return Err(Error::invalid(format!(
-                "a webhook's name has 1 to {NAME_MAX} printable characters"
+                "a webhook's name has 1 to {WEBHOOK_NAME_MAX} printable characters"
             )));
         }
         Ok(())
@@ -192,9 +179,9 @@ impl ControlPlane {
                 "this server delivers no webhooks",
             ));
         };
-        if url.len() > URL_MAX {
+        if url.len() > WEBHOOK_URL_MAX {
             return Err(Error::invalid(format!(
-                "a webhook's url has at most {URL_MAX} bytes"
+                "a webhook's url has at most {WEBHOOK_URL_MAX} bytes"
             )));
         }
         sender
@@ -221,9 +208,9 @@ fn check_kinds(kinds: &[EventKind]) -> Result<()> {
 
 fn check_secret(secret: &SecretString) -> Result<SigningSecret> {
     let text = secret.expose_secret();
-    if text.len() < SECRET_MIN || text.len() > SECRET_MAX {
+    if text.len() < WEBHOOK_SECRET_MIN || text.len() > WEBHOOK_SECRET_MAX {
         return Err(Error::invalid(format!(
-            "a webhook's secret has {SECRET_MIN} to {SECRET_MAX} bytes"
+            "a webhook's secret has {WEBHOOK_SECRET_MIN} to {WEBHOOK_SECRET_MAX} bytes"
         )));
     }
     Ok(SigningSecret::new(text.to_owned()))

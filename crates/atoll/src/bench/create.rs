@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::bench::{compare, machine};
+use crate::cli::events::EventArgs;
 use crate::cli::{BenchCreateArgs, SourceArgs};
 use crate::client::Client;
 use crate::output;
@@ -83,6 +84,7 @@ pub(crate) async fn run(arguments: &BenchCreateArgs) -> anyhow::Result<()> {
         data_dir: folder.path().join("data"),
         api_key: None,
         domain: None,
+        events: EventArgs::default(),
         nodes: Nodes::Own(SourceArgs::default()),
     });
     let stack = stack.await?;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cli::events::EventArgs;
 use crate::cli::{ProcessArgs, RunArgs, SourceArgs};
 use crate::client::{Client, Created};
 use crate::connection::Connection;
@@ -47,6 +48,7 @@ pub(crate) async fn run(arguments: RunArgs) -> anyhow::Result<Exit> {
         data_dir: arguments.server.data.data_dir.clone(),
         api_key: arguments.server.api_key.clone(),
         domain: None,
+        events: EventArgs::default(),
         nodes: Nodes::Own(SourceArgs::default()),
     });
     let stack = stack
