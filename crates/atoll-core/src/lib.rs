@@ -22,5 +22,6 @@ pub mod reconcile;
 pub mod resources;
 pub mod route;
 pub mod sandbox;
+pub mod scheduler;
 pub mod template;
 pub mod time;

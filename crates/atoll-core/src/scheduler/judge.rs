@@ -1,0 +1,281 @@
+//! Whether a node can take a sandbox, and how good it is: for one node, from what the table has.
+//!
+//! Both the classes and the oracle judge with this. What a class keeps is the result for each node.
+
+use super::amount::{Amount, DIMENSIONS, SHARE_MAX, share, share_by};
+use super::constraint::{Constraint, Constraints};
+use super::score::{Mix, Score, TERMS, Term};
+use super::table::{Cold, Row, Table};
+use crate::node::NodeState;
+
+/// An artifact that no node has.
+pub(super) const UNKNOWN: u32 = u32::MAX;
+
+/// Why a node does not do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fall {
+    pub(super) constraint: Constraint,
+    /// How near it comes, if nothing but room is missing: 1 to [`SHARE_MAX`]; 0 otherwise.
+    pub(super) closeness: u32,
+}
+
+impl Fall {
+    const fn of(constraint: Constraint) -> Self {
+        Self {
+            constraint,
+            closeness: 0,
+        }
+    }
+}
+
+/// The artifacts that a node should rather have, by their numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct Located {
+    pub(super) template: Option<u32>,
+    pub(super) snapshot: Option<u32>,
+    pub(super) warm: Option<u32>,
+    pub(super) layers: Vec<u32>,
+    /// Of so many layers, those that no node has included.
+    pub(super) layers_wanted: u8,
+}
+
+impl Located {
+    pub(super) fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        let single = [self.template, self.snapshot, self.warm];
+        single
+            .into_iter()
+            .flatten()
+            .chain(self.layers.iter().copied())
+    }
+}
+
+/// Which of them a node has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Ready {
+    has: [bool; 3],
+    layers: u8,
+}
+
+impl Ready {
+    pub(super) fn of(cold: &Cold, located: &Located) -> Self {
+        let has = |artifact: Option<u32>| artifact.is_some_and(|artifact| cold.has(artifact));
+        let layers = located.layers.iter().filter(|layer| cold.has(**layer));
+        Self {
+            has: [
+                has(located.template),
+                has(located.snapshot),
+                has(located.warm),
+            ],
+            layers: u8::try_from(layers.count()).unwrap_or(u8::MAX),
+        }
+    }
+
+    fn note(self, located: &Located, values: &mut [u32; TERMS]) {
+        let terms = [Term::Template, Term::Snapshot, Term::Warm];
+        for (term, has) in terms.into_iter().zip(self.has) {
+            values[term.index()] = if has { SHARE_MAX } else { 0 };
+        }
+        let wanted = u32::from(located.layers_wanted);
+        values[Term::Layers.index()] = share(u32::from(self.layers), wanted);
+    }
+}
+
+/// A request as nodes are judged by it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct View<'a> {
+    pub(super) amount: Amount,
+    pub(super) mix: Mix,
+    /// The policy's and the request's own.
+    pub(super) constraints: [&'a Constraints; 2],
+    /// The numbers of the artifacts that must be there.
+    pub(super) present: &'a [u32],
+    /// The numbers of the groups to be apart from.
+    pub(super) apart: &'a [u32],
+    pub(super) located: &'a Located,
+}
+
+/// What changes seldom: the first constraint that the node falls to, apart from amounts.
+pub(super) fn judge_fixed(cold: &Cold, view: &View<'_>) -> Option<Constraint> {
+    if view.present.iter().any(|artifact| !cold.has(*artifact)) {
+        return Some(Constraint::Artifact);
+    }
+    if cold.state != NodeState::Ready {
+        return Some(Constraint::NotSchedulable);
+    }
+    let node = &cold.node;
+    let all = view.constraints;
+    let is_tolerated = |taint| {
+        let mut tolerations = all.iter().flat_map(|constraints| &constraints.tolerations);
+        tolerations.any(|toleration| toleration.covers(taint))
+    };
+    if !node.taints.iter().all(is_tolerated) {
+        return Some(Constraint::Taint);
+    }
+    all.into_iter().find_map(|wanted| {
+        let mut labels = wanted.labels.iter();
+        if !labels.all(|e| e.holds(node.labels.get(&e.key).map(String::as_str))) {
+            return Some(Constraint::Label);
+        }
+        if !wanted.tags.iter().all(|tag| node.tags.contains(tag)) {
+            return Some(Constraint::Tag);
+        }
+        let architecture = wanted.architecture.as_ref();
+        if architecture.is_some_and(|wanted| *wanted != node.architecture) {
+            return Some(Constraint::Architecture);
+        }
+        let mut features = wanted.cpu_features.iter();
+        if !features.all(|feature| node.cpu_features.contains(feature)) {
+            return Some(Constraint::CpuFeature);
+        }
+        let has_driver = wanted.driver.as_ref().is_none_or(|need| {
+            let version = node.drivers.get(&need.name);
+            version.is_some_and(|version| *version >= need.at_least)
+        });
+        (!has_driver).then_some(Constraint::Driver)
+    })
+}
+
+/// What changes often: whether there is room, and what is left then.
+pub(super) fn judge_room(row: &Row, amount: Amount) -> Result<[u32; DIMENSIONS], Fall> {
+    let mut left = [0; DIMENSIONS];
+    let mut shortest = None;
+    let mut shortage = 0;
+    let used = row.used.values();
+    let allocatable = row.allocatable.values();
+    for (i, wanted) in amount.values().iter().enumerate() {
+        let free = allocatable[i].saturating_sub(used[i]);
+        if *wanted > free {
+            shortest.get_or_insert(Constraint::OF_DIMENSIONS[i]);
+            shortage = shortage.max(share(wanted - free, *wanted));
+        } else {
+            left[i] = free - wanted;
+        }
+    }
+    match shortest {
+        None => Ok(left),
+        Some(constraint) => Err(Fall {
+            constraint,
+            closeness: SHARE_MAX - shortage.min(SHARE_MAX - 1),
+        }),
+    }
+}
+
+/// The first constraint that the node falls to for the time being, or what is left on it.
+pub(super) fn judge_live(
+    table: &Table,
+    slot: u32,
+    view: &View<'_>,
+) -> Result<[u32; DIMENSIONS], Fall> {
+    let row = table.row(slot);
+    if !view.apart.is_empty() && table.has_any_group(slot, view.apart) {
+        return Err(Fall::of(Constraint::AntiAffinity));
+    }
+    if row.is_failing {
+        return Err(Fall::of(Constraint::Failing));
+    }
+    if row.sandboxes >= row.sandboxes_max {
+        return Err(Fall::of(Constraint::Sandboxes));
+    }
+    if row.starting >= row.starts_max {
+        return Err(Fall::of(Constraint::Starts));
+    }
+    if row.is_pressed {
+        return Err(Fall::of(Constraint::Pressure));
+    }
+    judge_room(row, view.amount)
+}
+
+/// The values of the terms that depend on amounts, with what is left on the node.
+pub(super) fn rate(row: &Row, blend: u32, view: &View<'_>, left: &[u32; 4]) -> [u32; TERMS] {
+    let mut values = [0; TERMS];
+    let mut least_free = SHARE_MAX;
+    let mut least_blended = SHARE_MAX;
+    let mut sum = 0;
+    let mut count = 0;
+    for (i, wanted) in view.amount.values().iter().enumerate() {
+        if *wanted == 0 {
+            continue;
+        }
+        let free = share_by(left[i], row.inverse[i]);
+        least_free = least_free.min(free);
+        let blended = (free * (BLEND_MAX - blend) + (SHARE_MAX - row.load[i]) * blend) / BLEND_MAX;
+        least_blended = least_blended.min(if row.has_load { blended } else { free });
+        sum += free;
+        count += 1;
+    }
+    let mean = match count {
+        0 => SHARE_MAX,
+        1 => sum,
+        2 => sum / 2,
+        3 => sum / 3,
+        _ => sum / 4,
+    };
+    values[Term::Spread.index()] = least_blended;
+    values[Term::Pack.index()] = SHARE_MAX - mean;
+    values[Term::Balance.index()] = SHARE_MAX - (mean - least_free);
+    if view.mix.get(Term::Usage) > 0 {
+        let load = row.load.iter().max().copied().unwrap_or(0);
+        let known = SHARE_MAX - load;
+        values[Term::Usage.index()] = if row.has_load { known } else { least_free };
+    }
+    values[Term::Reliability.index()] = row.reliability;
+    if view.mix.get(Term::Starts) > 0 {
+        let free = row.starts_max.saturating_sub(row.starting);
+        values[Term::Starts.index()] = share(u32::from(free), u32::from(row.starts_max));
+    }
+    values
+}
+
+/// How finely measured use is blended with allocation.
+pub(super) const BLEND_MAX: u32 = 256;
+
+/// What only some requests look at.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Aside {
+    pub(super) is_near: bool,
+    pub(super) zones: u32,
+}
+
+/// A node's score, or what it falls to. Everything counts but what was excluded.
+pub(super) fn judge(
+    table: &Table,
+    slot: u32,
+    view: &View<'_>,
+    aside: Aside,
+) -> Result<Score, Fall> {
+    let cold = table
+        .cold(slot)
+        .ok_or(Fall::of(Constraint::NotSchedulable))?;
+    if let Some(constraint) = judge_fixed(cold, view) {
+        return Err(Fall::of(constraint));
+    }
+    let left = judge_live(table, slot, view)?;
+    let ready = Ready::of(cold, view.located);
+    Ok(score(table, slot, view, &left, ready, aside))
+}
+
+/// The score of a node that fits.
+pub(super) fn score(
+    table: &Table,
+    slot: u32,
+    view: &View<'_>,
+    left: &[u32; 4],
+    ready: Ready,
+    aside: Aside,
+) -> Score {
+    let mut values = rate(table.row(slot), table.blend, view, left);
+    if !view.located.is_empty() {
+        ready.note(view.located, &mut values);
+    }
+    values[Term::Near.index()] = if aside.is_near { SHARE_MAX } else { 0 };
+    values[Term::Zones.index()] = aside.zones;
+    Score {
+        total: view.mix.total(&values),
+        values,
+        mix: view.mix,
+    }
+}

@@ -1,0 +1,194 @@
+//! A request and a policy in the table's numbers.
+
+use super::artifact::Kind as ArtifactKind;
+use super::class::Kind;
+use super::constraint::{Constraint, Counts};
+use super::judge::{Aside, Located, UNKNOWN, View};
+use super::policy::Policy;
+use super::request::{EXCLUDED_MAX, Request};
+use super::score::{Mix, Term};
+use super::table::Table;
+
+/// Nodes that are looked at one by one, at most: some microseconds' work. What more nodes have is
+/// part of a class.
+pub(super) const DIRECT_MAX: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Query<'a> {
+    request: &'a Request,
+    policy: &'a Policy,
+    mix: Mix,
+    present: Vec<u32>,
+    apart: Vec<u32>,
+    located: Located,
+    /// What a class has to know of `located`: nothing, if few nodes have any of it.
+    located_by_class: Located,
+    near: Option<u32>,
+    pub(super) excluded: Vec<u32>,
+    /// The zones and what each is worth; empty if zones do not count.
+    pub(super) zones: Vec<(u32, u32)>,
+}
+
+impl<'a> Query<'a> {
+    pub(super) fn new(table: &Table, request: &'a Request, policy: &'a Policy) -> Self {
+        let weights = policy.strategy.weights().plus(&policy.preferences);
+        let located = located(table, request, |term| weights.get(term) > 0);
+        let near = request.near.as_ref().and_then(|id| table.slot(id));
+        let has_zones = weights.get(Term::Zones) > 0 && request.spread_group.is_some();
+        let zones = if has_zones {
+            zones(table, request)
+        } else {
+            Vec::new()
+        };
+        let mix = Mix::new(&weights, |term| match term {
+            Term::Template => request.template.is_some(),
+            Term::Warm => located.warm.is_some(),
+            Term::Snapshot => request.snapshot.is_some(),
+            Term::Layers => !request.layers.is_empty(),
+            Term::Near => near.is_some(),
+            Term::Zones => !zones.is_empty(),
+            Term::Spread
+            | Term::Pack
+            | Term::Balance
+            | Term::Usage
+            | Term::Reliability
+            | Term::Starts => true,
+        });
+        let both = [&policy.constraints, &request.constraints].into_iter();
+        let present = both.clone().flat_map(|c| &c.present);
+        let present = present.map(|a| table.artifacts.get(a.kind, &a.name).unwrap_or(UNKNOWN));
+        let apart = both.flat_map(|c| &c.apart_from);
+        let apart = apart.filter_map(|group| table.groups.get(group.as_str()));
+        let holders = |artifact| table.holders(artifact).len();
+        let is_rare = located.iter().map(holders).sum::<usize>() <= DIRECT_MAX;
+        let located_by_class = match is_rare {
+            true => Located::default(),
+            false => located.clone(),
+        };
+        Self {
+            request,
+            policy,
+            mix,
+            present: present.collect(),
+            apart: apart.collect(),
+            located,
+            located_by_class,
+            near,
+            excluded: excluded(table, request),
+            zones,
+        }
+    }
+
+    /// As every node is judged by it.
+    pub(super) fn view(&self) -> View<'_> {
+        View {
+            amount: self.request.amount,
+            mix: self.mix,
+            constraints: [&self.policy.constraints, &self.request.constraints],
+            present: &self.present,
+            apart: &self.apart,
+            located: &self.located,
+        }
+    }
+
+    /// The class that answers it, for a zone or for all.
+    pub(super) fn kind(&self, zone: Option<u32>) -> Kind<'_> {
+        Kind {
+            view: View {
+                located: &self.located_by_class,
+                ..self.view()
+            },
+            zone,
+            is_sampled: self.policy.strategy.sample().is_some(),
+        }
+    }
+
+    /// What only this request looks at, of a node.
+    pub(super) fn aside(&self, table: &Table, slot: u32) -> Aside {
+        let zone = table.cold(slot).map(|cold| cold.zone);
+        let worth = |zone| self.zones.iter().find(|(other, _)| *other == zone);
+        let worth = zone.and_then(worth).map_or(0, |(_, worth)| *worth);
+        Aside {
+            is_near: self.near == Some(slot),
+            zones: worth,
+        }
+    }
+
+    /// The nodes that have what must be there, if those are few.
+    pub(super) fn holders<'t>(&self, table: &'t Table) -> Option<&'t [u32]> {
+        let holders = self.present.iter().map(|artifact| table.holders(*artifact));
+        let fewest = holders.min_by_key(|holders| holders.len());
+        fewest.filter(|holders| holders.len() <= DIRECT_MAX)
+    }
+
+    /// The nodes that are better than the class knows.
+    pub(super) fn favoured(&self, table: &Table) -> Vec<u32> {
+        let mut slots: Vec<u32> = self.near.into_iter().collect();
+        if self.located_by_class.is_empty() {
+            for artifact in self.located.iter() {
+                slots.extend_from_slice(table.holders(artifact));
+            }
+        }
+        slots.sort_unstable();
+        slots.dedup();
+        slots.retain(|slot| !self.excluded.contains(slot));
+        slots
+    }
+
+    /// The counts of nodes that are excluded.
+    pub(super) fn excluded_counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        let excluded = u32::try_from(self.excluded.len()).unwrap_or(0);
+        counts.add(Constraint::Excluded, excluded);
+        counts
+    }
+}
+
+fn located(table: &Table, request: &Request, counts: impl Fn(Term) -> bool) -> Located {
+    let find = |term, kind, name: Option<&String>| {
+        let name = name.filter(|_| counts(term))?;
+        table.artifacts.get(kind, name)
+    };
+    let template = request.template.as_ref();
+    let mut located = Located {
+        template: find(Term::Template, ArtifactKind::Template, template),
+        snapshot: find(
+            Term::Snapshot,
+            ArtifactKind::Snapshot,
+            request.snapshot.as_ref(),
+        ),
+        warm: find(Term::Warm, ArtifactKind::Warm, template),
+        ..Located::default()
+    };
+    if counts(Term::Layers) {
+        let layers = request.layers.iter();
+        let known = layers.filter_map(|name| table.artifacts.get(ArtifactKind::Layer, name));
+        located.layers = known.collect();
+        located.layers_wanted = u8::try_from(request.layers.len()).unwrap_or(u8::MAX);
+    }
+    located
+}
+
+/// What each zone is worth: the fewer of the group are there, the more.
+fn zones(table: &Table, request: &Request) -> Vec<(u32, u32)> {
+    let group = request.spread_group.as_ref();
+    let group = group.and_then(|group| table.groups.get(group.as_str()));
+    let count = |zone| group.map_or(0, |group| table.group_in_zone(group, zone));
+    let counts: Vec<_> = table
+        .zones
+        .numbers()
+        .map(|zone| (zone, count(zone)))
+        .collect();
+    let most = counts.iter().map(|(_, count)| *count).max().unwrap_or(0);
+    let worth = |count| super::amount::share(most - count, most.max(1));
+    let zones = counts.into_iter().map(|(zone, count)| (zone, worth(count)));
+    zones.collect()
+}
+
+fn excluded(table: &Table, request: &Request) -> Vec<u32> {
+    let ids = request.excluded.iter().take(EXCLUDED_MAX);
+    let mut slots: Vec<u32> = ids.filter_map(|id| table.slot(id)).collect();
+    slots.sort_unstable();
+    slots.dedup();
+    slots
+}

@@ -1,0 +1,212 @@
+//! How good a node is, in named parts.
+
+use std::fmt;
+
+use super::amount::SHARE_MAX;
+
+/// How many terms there are.
+pub const TERMS: usize = 12;
+
+/// The highest score.
+pub const SCORE_MAX: u32 = SHARE_MAX;
+
+/// What a score is made of. Each term is 0 to [`SCORE_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Term {
+    /// How much of the scarcest resource stays free, blended with measured use.
+    Spread,
+    /// How full the node gets.
+    Pack,
+    /// How evenly the resources are used up: what is left behind a full dimension is stranded.
+    Balance,
+    /// How little of the node is in use by measurement.
+    Usage,
+    /// How rarely starts failed on the node lately.
+    Reliability,
+    /// How many of the node's start slots are free.
+    Starts,
+    /// Whether the template is there.
+    Template,
+    /// Whether the snapshot is there.
+    Snapshot,
+    /// How many of the image's layers are there.
+    Layers,
+    /// Whether a started instance of the template waits there.
+    Warm,
+    /// Whether it is the node of the given sandbox.
+    Near,
+    /// How few of the group's sandboxes are in the node's zone.
+    Zones,
+}
+
+impl Term {
+    /// All, in the order of their index.
+    pub const ALL: [Self; TERMS] = [
+        Self::Spread,
+        Self::Pack,
+        Self::Balance,
+        Self::Usage,
+        Self::Reliability,
+        Self::Starts,
+        Self::Template,
+        Self::Snapshot,
+        Self::Layers,
+        Self::Warm,
+        Self::Near,
+        Self::Zones,
+    ];
+
+    /// The name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Spread => "spread",
+            Self::Pack => "pack",
+            Self::Balance => "balance",
+            Self::Usage => "usage",
+            Self::Reliability => "reliability",
+            Self::Starts => "starts",
+            Self::Template => "template",
+            Self::Snapshot => "snapshot",
+            Self::Layers => "layers",
+            Self::Warm => "warm",
+            Self::Near => "near",
+            Self::Zones => "zones",
+        }
+    }
+
+    /// The term of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|term| term.as_str() == name)
+    }
+
+    pub(super) const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// How much each term counts, in any unit: only the proportions matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Weights([u16; TERMS]);
+
+impl Weights {
+    /// These terms and no others.
+    #[must_use]
+    pub fn of(terms: &[(Term, u16)]) -> Self {
+        let mut weights = Self::default();
+        for (term, weight) in terms {
+            weights.0[term.index()] = *weight;
+        }
+        weights
+    }
+
+    /// The weight of a term.
+    #[must_use]
+    pub const fn get(&self, term: Term) -> u16 {
+        self.0[term.index()]
+    }
+
+    /// Both.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        Self(std::array::from_fn(|i| {
+            self.0[i].saturating_add(other.0[i])
+        }))
+    }
+}
+
+/// Weights whose sum is [`Mix::WHOLE`], or all 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(super) struct Mix([u32; TERMS]);
+
+impl Mix {
+    /// A power of two, so that the sum is scaled back by a shift.
+    const SHIFT: u32 = 16;
+    const WHOLE: u32 = 1 << Self::SHIFT;
+
+    /// Only the terms that apply, in proportion. What rounding loses goes to the last of them.
+    pub(super) fn new(weights: &Weights, applies: impl Fn(Term) -> bool) -> Self {
+        let weight = |term: Term| if applies(term) { weights.get(term) } else { 0 };
+        let sum: u32 = Term::ALL.map(|term| u32::from(weight(term))).iter().sum();
+        if sum == 0 {
+            return Self::default();
+        }
+        let mut left = Self::WHOLE;
+        let mut mix = Self::default();
+        let mut last = 0;
+        for term in Term::ALL.into_iter().filter(|term| weight(*term) > 0) {
+            let part = u64::from(weight(term)) * u64::from(Self::WHOLE) / u64::from(sum);
+            let part = u32::try_from(part).unwrap_or(0).min(left);
+            mix.0[term.index()] = part;
+            left -= part;
+            last = term.index();
+        }
+        mix.0[last] += left;
+        mix
+    }
+
+    pub(super) const fn get(&self, term: Term) -> u32 {
+        self.0[term.index()]
+    }
+
+    /// What these values come to.
+    pub(super) fn total(&self, values: &[u32; TERMS]) -> u32 {
+        let products = self.0.iter().zip(values);
+        let sum: u64 = products.map(|(w, v)| u64::from(*w) * u64::from(*v)).sum();
+        u32::try_from(sum >> Self::SHIFT).unwrap_or(SCORE_MAX)
+    }
+}
+
+/// A part of a score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Of what.
+    pub term: Term,
+    /// How good the node is in that: 0 to [`SCORE_MAX`].
+    pub value: u32,
+    /// How much that counts, in thousandths of the whole.
+    pub weight_permille: u32,
+}
+
+/// A score and what it is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Score {
+    pub(super) total: u32,
+    pub(super) values: [u32; TERMS],
+    pub(super) mix: Mix,
+}
+
+impl Score {
+    /// All of it: 0 to [`SCORE_MAX`].
+    #[must_use]
+    pub const fn total(&self) -> u32 {
+        self.total
+    }
+
+    /// The parts that count.
+    pub fn parts(&self) -> impl Iterator<Item = Part> + '_ {
+        let all = Term::ALL.into_iter();
+        all.filter(|term| self.mix.get(*term) > 0).map(|term| Part {
+            term,
+            value: self.values[term.index()],
+            weight_permille: self.mix.get(term) * 1_000 / Mix::WHOLE,
+        })
+    }
+
+    /// The part that adds most.
+    #[must_use]
+    pub fn leading(&self) -> Option<Part> {
+        self.parts()
+            .max_by_key(|part| u64::from(part.value) * u64::from(part.weight_permille))
+    }
+}
+
+/// A score for people: in percent.
+pub(super) struct Percent(pub(super) u32);
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}%", self.0 / 10_000, self.0 % 10_000 / 1_000)
+    }
+}
