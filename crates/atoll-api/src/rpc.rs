@@ -12,6 +12,7 @@
 //! counterpart is a defect.
 
 mod access;
+mod exposition;
 mod field;
 mod installation;
 mod message;

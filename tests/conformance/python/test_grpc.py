@@ -11,12 +11,8 @@ from server import DevServer, eventually
 
 # What a create takes at most on a busy machine.
 CREATE_LIMIT_S = 60
-# What this version answers UNIMPLEMENTED to, with a request that is well formed.
-NOT_YET = {
-    "ExplainSandbox": {"sandboxId": "inone"},
-}
-NOT_YET_OPERATOR = {
-    # This server runs its own node, and takes in no others.
+# Calls that a server with a node of its own, which takes in no others, has no use for.
+FLEET_CALLS = {
     "RegisterNode": {"nodeId": "n", "incarnation": "1", "address": "http://127.0.0.1:1"},
     "Heartbeat": {
         "nodeId": "n",
@@ -25,7 +21,6 @@ NOT_YET_OPERATOR = {
         "total": {},
         "allocated": {},
     },
-    "GetSystemMetrics": {},
 }
 OPERATOR_CALLS = {
     "RegisterNode",
@@ -418,12 +413,57 @@ def test_operators_see_nodes_usage_and_health(team, operator, sandbox):
     assert health.status != number(operator, "HealthStatus", "HEALTH_STATUS_UNHEALTHY")
 
 
-def test_what_cannot_be_done_says_so(team, operator, sandbox):
-    for client, calls in ((team, NOT_YET), (operator, NOT_YET_OPERATOR)):
-        for name, request in calls.items():
-            refused = client.refusal(name, request)
-            assert refused.code == StatusCode.UNIMPLEMENTED, name
-            assert "not supported" in refused.message, name
+def test_a_sandbox_is_explained_also_after_its_end(nobody, team, operator, fresh):
+    wanted = {"template": "base", "timeout": "120s"}
+    sandbox = team.call("CreateSandbox", wanted).sandbox
+    named = {"sandboxId": sandbox.id}
+    known = team.call("ExplainSandbox", named)
+    assert known.sandbox.id == sandbox.id and known.sandbox.deadline == sandbox.deadline
+    assert known.observed.state == number(team, "ObservedState", "OBSERVED_STATE_RUNNING")
+    assert known.observed.generation == sandbox.generation
+    assert known.observed.resources == sandbox.resources
+    assert known.node_state == number(team, "NodeState", "NODE_STATE_READY")
+    assert not known.plan and not known.in_progress
+    decision = known.decisions[0]
+    assert (decision.sandbox_id, decision.node_id) == (sandbox.id, sandbox.node_id)
+    assert decision.reason and decision.score > 0 and decision.HasField("decided_at")
+    assert known.history[0].type == "sandbox.created"
+    # The other door tells the same.
+    token = dict(operator.metadata)["x-admin-token"]
+    headers = {"X-Admin-Token": token}
+    path = f"/admin/v1/explain/sandboxes/{sandbox.id}"
+    other = fresh.request("GET", path, headers=headers, key=False).json()
+    assert [event.message for event in known.history] == [
+        event["message"] for event in other["history"]
+    ]
+    assert other["intent"]["generation"] == known.sandbox.generation
+
+    team.call("DeleteSandbox", named)
+    for client in (team, operator):
+        ended = client.call("ExplainSandbox", named)
+        assert ended.history[-1].type == "sandbox.deleted"
+        assert client.refusal("ExplainSandbox", {"sandboxId": "inone"}).code == StatusCode.NOT_FOUND
+    stranger = operator.acting_as(*operator.metadata, ("x-team-id", str(uuid.uuid4())))
+    assert stranger.refusal("ExplainSandbox", named).code == StatusCode.NOT_FOUND
+
+
+def test_figures_are_those_of_the_metrics_page(operator, sandbox, fresh):
+    headers = {"X-Admin-Token": dict(operator.metadata)["x-admin-token"]}
+    page = fresh.request("GET", "/metrics", headers=headers, key=False).body.decode()
+    read = operator.call("GetSystemMetrics")
+    names = {metric.name for metric in read.metrics}
+    on_page = {line.split("{")[0].split()[0] for line in page.splitlines() if line[:1] == "a"}
+    assert on_page <= names
+    assert any(metric.value > 0 for metric in read.metrics) and read.HasField("at")
+    some = operator.call("GetSystemMetrics", {"namePrefix": "atoll_store_"}).metrics
+    assert some and all(metric.name.startswith("atoll_store_") for metric in some)
+
+
+def test_what_cannot_be_done_says_so(team, operator):
+    for name, request in FLEET_CALLS.items():
+        refused = operator.refusal(name, request)
+        assert refused.code == StatusCode.UNIMPLEMENTED, name
+        assert "not supported" in refused.message, name
     nothing = team.channel.unary_unary(f"/{SERVICE}/Nothing")
     with pytest.raises(grpc.RpcError) as error:
         nothing(b"", metadata=team.metadata, timeout=10)

@@ -1,14 +1,17 @@
 //! Calls about the installation as a whole: its health and its figures.
 
+use atoll_control::clock::SystemClock;
 use atoll_control::view::HealthStatus;
+use atoll_core::time::Clock as _;
 use atoll_proto::orchestrator::{
-    GetHealthRequest, GetHealthResponse, GetSystemMetricsResponse,
+    GetHealthRequest, GetHealthResponse, GetSystemMetricsRequest, GetSystemMetricsResponse, Metric,
     ORCHESTRATOR_SERVICE_SERVICE_NAME,
 };
 use connectrpc::ConnectError;
 use connectrpc_health::{Checker, Status, StatusStream};
 use futures::stream;
 
+use super::exposition::{self, Sample};
 use super::message;
 use crate::error::ApiError;
 use crate::limit::HEALTH_WATCH_INTERVAL;
@@ -23,8 +26,29 @@ pub(super) async fn health(api: &Api, request: &GetHealthRequest) -> GetHealthRe
     message::health(health)
 }
 
-pub(super) fn metrics() -> Result<GetSystemMetricsResponse, ApiError> {
-    Err(ApiError::unsupported("reading metrics by RPC"))
+/// The figures of `/metrics`.
+pub(super) fn metrics(
+    api: &Api,
+    request: &GetSystemMetricsRequest,
+) -> Result<GetSystemMetricsResponse, ApiError> {
+    let Some(render) = api.metrics() else {
+        return Err(ApiError::unsupported("counting"));
+    };
+    api.control().observe();
+    let text = render();
+    let samples = exposition::samples(&text);
+    let wanted = samples.filter(|sample| sample.name.starts_with(&request.name_prefix));
+    let metric = |sample: Sample| Metric {
+        name: sample.name,
+        labels: sample.labels.into_iter().collect(),
+        value: sample.value,
+        ..Metric::default()
+    };
+    Ok(GetSystemMetricsResponse {
+        metrics: wanted.map(metric).collect(),
+        at: message::time(SystemClock.now()).into(),
+        ..GetSystemMetricsResponse::default()
+    })
 }
 
 /// The standard health service: the same answer as `GET /health`.

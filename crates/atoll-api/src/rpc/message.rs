@@ -5,15 +5,17 @@ use atoll_control::view::{
     Health as HealthView, HealthStatus as Status, NodeView, ResourceUsage, SandboxView,
 };
 use atoll_core::heartbeat::{Gauge, MachineUsage};
+use atoll_core::id::SandboxId;
 use atoll_core::network::NetworkPolicy;
-use atoll_core::node::{DrainMode as Drain, NodeState as Standing};
+use atoll_core::node::{DrainMode as Drain, NodeState as Standing, ObservedState as Seen};
+use atoll_core::reconcile::{NodeHealth, Observed};
 use atoll_core::resources::Resources as Amounts;
 use atoll_core::sandbox::{OnTimeout as Rule, Sandbox as Row, State};
 use atoll_core::time::Timestamp;
 use atoll_proto::orchestrator::{
     Allocation, Capacity, ComponentHealth, DrainMode, Event, GetHealthResponse,
-    GetResourceUsageResponse, HealthStatus, Network, Node, NodeState, OnTimeout, Resources,
-    Sandbox, SandboxAccess, SandboxState,
+    GetResourceUsageResponse, HealthStatus, Network, Node, NodeState, ObservedState, OnTimeout,
+    Resources, Sandbox, SandboxAccess, SandboxReport, SandboxState, SchedulingDecision,
 };
 use buffa_types::google::protobuf;
 
@@ -245,6 +247,66 @@ pub(super) fn node(view: NodeView) -> Node {
         measured: last.map(|last| measured(&last.heartbeat.usage)).into(),
         joined_at: view.joined_at.map(time).into(),
         ..Node::default()
+    }
+}
+
+/// How a node stands, as far as its silence tells.
+pub(super) const fn node_health(health: NodeHealth) -> NodeState {
+    match health {
+        NodeHealth::Ready => NodeState::Ready,
+        NodeHealth::Suspect => NodeState::Suspect,
+        NodeHealth::Lost => NodeState::Lost,
+    }
+}
+
+const fn observed_state(state: Seen) -> ObservedState {
+    match state {
+        Seen::Starting => ObservedState::Starting,
+        Seen::Running => ObservedState::Running,
+        Seen::Paused => ObservedState::Paused,
+        Seen::Exited => ObservedState::Exited,
+    }
+}
+
+/// What a sandbox's node said of it last; none if nobody knows.
+pub(super) fn observed(id: &SandboxId, observed: Observed) -> Option<SandboxReport> {
+    match observed {
+        Observed::Unknown => None,
+        Observed::Absent => Some(SandboxReport {
+            sandbox_id: id.to_string(),
+            state: ObservedState::Absent.into(),
+            ..SandboxReport::default()
+        }),
+        Observed::Known(seen) => Some(SandboxReport {
+            sandbox_id: seen.id.to_string(),
+            generation: seen.generation.get(),
+            state: observed_state(seen.state).into(),
+            resources: resources(seen.resources).into(),
+            started_at: seen.started_at.map(time).into(),
+            detail: seen.detail.unwrap_or_default(),
+            ..SandboxReport::default()
+        }),
+    }
+}
+
+/// A decision of the scheduler, from the event that tells of it.
+pub(super) fn decision(view: EventView) -> SchedulingDecision {
+    let field = |name: &str| view.fields.get(name).cloned().unwrap_or_default();
+    let sandbox = view.subject.sandbox();
+    let alternatives = field("alternatives");
+    SchedulingDecision {
+        sandbox_id: sandbox.map_or_else(String::new, ToString::to_string),
+        node_id: field("node"),
+        score: field("score").parse().unwrap_or_default(),
+        alternatives: alternatives
+            .split(',')
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        rejected: field("rejected"),
+        decided_at: time(view.at).into(),
+        reason: view.message,
+        ..SchedulingDecision::default()
     }
 }
 

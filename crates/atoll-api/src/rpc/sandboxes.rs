@@ -10,9 +10,9 @@ use atoll_proto::orchestrator::{
     BatchCreateSandboxesRequest, BatchCreateSandboxesResponse, CreateSandboxRequest,
     CreateSandboxResponse, DeleteSandboxRequest, DeleteSandboxResponse, ExplainSandboxRequest,
     ExplainSandboxResponse, GetSandboxRequest, GetSandboxResponse, ListSandboxesRequest,
-    ListSandboxesResponse, Network, OnTimeout, PauseSandboxRequest, PauseSandboxResponse,
-    RestartSandboxRequest, RestartSandboxResponse, ResumeSandboxRequest, ResumeSandboxResponse,
-    SandboxState,
+    ListSandboxesResponse, Network, NodeState, OnTimeout, PauseSandboxRequest,
+    PauseSandboxResponse, RestartSandboxRequest, RestartSandboxResponse, ResumeSandboxRequest,
+    ResumeSandboxResponse, SandboxState,
 };
 use buffa::EnumValue;
 use futures::future::join_all;
@@ -361,7 +361,29 @@ pub(super) async fn resume(
     })
 }
 
-pub(super) fn explain(request: &ExplainSandboxRequest) -> Result<ExplainSandboxResponse, ApiError> {
-    field::sandbox_id(&request.sandbox_id)?;
-    Err(ApiError::unsupported("explaining a sandbox"))
+pub(super) async fn explain(
+    api: &Api,
+    caller: &Identity,
+    request: ExplainSandboxRequest,
+) -> Result<ExplainSandboxResponse, ApiError> {
+    let id = field::sandbox_id(&request.sandbox_id)?;
+    let tenant = caller.names_team.then_some(&caller.tenant);
+    let known = api.control().sandbox_explain(tenant, &id).await?;
+    let events = |views: Vec<_>| views.into_iter().map(message::event).collect();
+    let decisions = known.decisions.into_iter().map(message::decision);
+    Ok(ExplainSandboxResponse {
+        observed: message::observed(&id, known.observed).into(),
+        node_state: known
+            .node_health
+            .map_or(NodeState::Unspecified, message::node_health)
+            .into(),
+        plan: known.plan.iter().map(ToString::to_string).collect(),
+        in_progress: known.is_driven,
+        decisions: decisions.collect(),
+        corrections: events(known.corrections),
+        errors: events(known.errors),
+        history: events(known.history),
+        sandbox: message::sandbox(known.sandbox).into(),
+        ..ExplainSandboxResponse::default()
+    })
 }

@@ -145,9 +145,10 @@ impl OrchestratorService for Service {
         ctx: RequestContext,
         request: ServiceRequest<'_, ExplainSandboxRequest>,
     ) -> ServiceResult<impl Encodable<ExplainSandboxResponse> + Send + use<'a>> {
-        call!(ctx, request, |_caller, message| sandboxes::explain(
-            &message
-        ))
+        call!(ctx, request, |caller, message| sandboxes::explain(
+            &self.api, caller, message
+        )
+        .await)
     }
 
     async fn get_resource_usage<'a>(
@@ -217,7 +218,9 @@ impl OrchestratorService for Service {
         ctx: RequestContext,
         request: ServiceRequest<'_, GetSystemMetricsRequest>,
     ) -> ServiceResult<impl Encodable<GetSystemMetricsResponse> + Send + use<'a>> {
-        call!(ctx, request, |_caller, _message| installation::metrics())
+        call!(ctx, request, |_caller, message| installation::metrics(
+            &self.api, &message
+        ))
     }
 
     async fn get_health<'a>(

@@ -196,7 +196,7 @@ async fn a_sandbox_is_made_found_listed_and_deleted_over_connect() {
 }
 
 #[tokio::test]
-async fn a_sandbox_is_paused_resumed_and_restarted() {
+async fn a_sandbox_is_paused_resumed_restarted_and_explained() {
     let world = World::new().await;
     let id = world.create_base().await;
     let named = json!({"sandboxId": id});
@@ -229,11 +229,35 @@ async fn a_sandbox_is_paused_resumed_and_restarted() {
     assert_eq!(restarted["sandbox"]["id"], id);
     assert_eq!(restarted["sandbox"]["generation"], "3", "{restarted}");
 
-    for method in ["PauseSandbox", "ResumeSandbox", "RestartSandbox"] {
+    let known = connect(&world, "ExplainSandbox", named.clone())
+        .await
+        .json();
+    assert_eq!(known["sandbox"]["id"], id);
+    assert_eq!(known["observed"]["state"], "OBSERVED_STATE_RUNNING");
+    assert_eq!(known["nodeState"], "NODE_STATE_READY");
+    assert_eq!(known["decisions"][0]["nodeId"], "node-1");
+    assert!(known["decisions"][0]["score"].is_number());
+    let happened = |kind: &str| {
+        let history = known["history"].as_array().unwrap();
+        history.iter().any(|event| event["type"] == kind)
+    };
+    assert!(
+        happened("sandbox.paused") && happened("sandbox.resumed"),
+        "{known}"
+    );
+
+    for method in [
+        "PauseSandbox",
+        "ResumeSandbox",
+        "RestartSandbox",
+        "ExplainSandbox",
+    ] {
         let other = [("x-api-key", world.other_key.as_str())];
         let reply = connect_as(&world, &other, method, named.clone()).await;
         assert_eq!(reply.code(), "not_found", "{method}");
     }
+    let admin = connect_admin(&world, "ExplainSandbox", named).await;
+    assert_eq!(admin.status, StatusCode::OK);
 }
 
 #[tokio::test]
@@ -453,6 +477,27 @@ async fn operators_see_nodes_usage_and_health() {
             .as_array()
             .is_some_and(|all| all.len() >= 2)
     );
+}
+
+#[tokio::test]
+async fn operators_read_the_figures() {
+    let mut world = World::new().await;
+    let reply = connect_admin(&world, "GetSystemMetrics", json!({})).await;
+    assert_eq!(reply.code(), "unimplemented", "nothing counts here");
+    world.count(|| {
+        "# TYPE atoll_a_total counter\natoll_a_total{code=\"200\"} 3\natoll_b 0.5\n".to_owned()
+    });
+    let all = connect_admin(&world, "GetSystemMetrics", json!({})).await;
+    let expected = json!([
+        {"name": "atoll_a_total", "labels": {"code": "200"}, "value": 3.0},
+        {"name": "atoll_b", "value": 0.5},
+    ]);
+    let all = all.json();
+    assert_eq!(all["metrics"], expected);
+    assert!(all["at"].is_string());
+    let one = json!({"namePrefix": "atoll_b"});
+    let one = connect_admin(&world, "GetSystemMetrics", one).await.json();
+    assert_eq!(one["metrics"], json!([{"name": "atoll_b", "value": 0.5}]));
 }
 
 #[tokio::test]

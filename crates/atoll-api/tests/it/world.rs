@@ -131,13 +131,23 @@ impl World {
         }
     }
 
-    /// Has the API take in nodes that join over the network and show this token.
-    pub(crate) fn open_to_nodes(&mut self, token: &str) {
+    /// Has the API count, with `render` for what it counted.
+    pub(crate) fn count(&mut self, render: fn() -> String) {
+        self.router = self.api().with_metrics(render).router();
+    }
+
+    /// Another API on the same control plane.
+    fn api(&self) -> Api {
         let cfg = ApiConfig {
             admin_token: Some(SecretString::from(ADMIN_TOKEN)),
             default_team: self.tenant.team.clone(),
             sandbox_domain: None,
         };
+        Api::new(cfg, self.control.clone(), TaskTracker::new())
+    }
+
+    /// Has the API take in nodes that join over the network and show this token.
+    pub(crate) fn open_to_nodes(&mut self, token: &str) {
         let token = JoinToken::parse(token).unwrap();
         let fleet = Fleet::new(
             self.control.clone(),
@@ -146,8 +156,7 @@ impl World {
             TaskTracker::new(),
             self.cancel.clone(),
         );
-        let api = Api::new(cfg, self.control.clone(), TaskTracker::new());
-        self.router = api.with_fleet(fleet, Some(token)).router();
+        self.router = self.api().with_fleet(fleet, Some(token)).router();
     }
 
     /// Sends a request with the default team's key.
