@@ -177,6 +177,8 @@ impl Suites {
                     "e2b",
                 ])
                 .args(["--config.engine-strict=false"])
+                // The checkout asks for a version of its own, fetched by a pnpm in the path.
+                .args(["--config.manage-package-manager-versions=false"])
                 .run()?;
         }
         let python = Python::at("suites")?;

@@ -307,7 +307,14 @@ impl Executor {
             events: Vec::new(),
         };
         match self.inner.store.sandbox_intend(intent).await {
-            Ok(Some(next)) => Attempt::Moved(Box::new(next)),
+            Ok(Some(next)) => {
+                if next.desired == Desired::Stopped {
+                    // As with a kill: who no longer sees it in a list must not reach it either.
+                    let withdrawal = RouteUpdate::Withdraw(next.id.clone(), next.generation);
+                    self.inner.routes.publish(withdrawal);
+                }
+                Attempt::Moved(Box::new(next))
+            }
             Ok(None) => Attempt::LookAgain,
             Err(error) => Attempt::Wait(format!("expire: {error}")),
         }

@@ -17,7 +17,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, open};
@@ -127,6 +127,7 @@ fn become_agent(inherited: &Inherited) -> Result<Infallible> {
     };
     chdir("/").context("enter root")?;
     mount_proc(&proc)?;
+    place_boot_id(&proc)?;
     attach(queues.as_fd(), CWD, "/dev/mqueue").context("attach mqueue")?;
     sethostname(go.hostname.as_bytes()).context("set host name")?;
     umask(Mode::from_raw_mode(0o022));
@@ -184,6 +185,26 @@ fn mount_proc(proc: &OwnedFd) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// Gives this life of the sandbox a boot id of its own: programs tell reboots by it, and the
+/// machine's would tell which sandboxes share a machine.
+fn place_boot_id(proc: &OwnedFd) -> Result<()> {
+    const NAME: &str = "boot_id";
+    let dev = open("/dev", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context("open /dev")?;
+    let path = Path::new("/dev").join(NAME);
+    let id = fs::read("/proc/sys/kernel/random/uuid").context("draw a boot id")?;
+    fs::write(&path, id).context("write the boot id")?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).context("protect the boot id")?;
+    cover(
+        proc,
+        "sys/kernel/random/boot_id",
+        &dev,
+        NAME,
+        sys::ATTR_RDONLY,
+    )?;
+    // The mount keeps the file.
+    fs::remove_file(&path).context("hide the boot id")
 }
 
 /// Mounts `source` over `/proc/<name>`, if that exists.

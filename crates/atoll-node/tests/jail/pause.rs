@@ -166,6 +166,41 @@ async fn without_memory_files_are_kept_and_processes_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_boot_id_is_of_one_life_and_of_no_other() {
+    const PATH: &str = "/proc/sys/kernel/random/boot_id";
+    let Some(world) = World::new().await else {
+        return;
+    };
+    let node = world.node().await;
+    let mut spec = spec();
+    node.ensure(&spec).await;
+    let read = async || {
+        let output = run(
+            &node.agent,
+            &spec.id,
+            &format!("cat {PATH}; ls /dev/boot_id"),
+        )
+        .await;
+        assert_ne!(output.code, 0, "the file behind it is hidden");
+        output.stdout
+    };
+    let first = read().await;
+    assert_eq!(first.trim().len(), 36, "{first:?}");
+    assert_ne!(first, std::fs::read_to_string(PATH).unwrap());
+    node.pause(&spec, true).await;
+    node.resume(&mut spec).await;
+    let thawed = run(&node.agent, &spec.id, &format!("cat {PATH}")).await;
+    assert_eq!(thawed.stdout, first, "the same life");
+    node.pause(&spec, false).await;
+    node.resume(&mut spec).await;
+    let rebooted = run(&node.agent, &spec.id, &format!("cat {PATH}")).await;
+    assert_ne!(rebooted.stdout, first, "another life");
+    node.remove_of(&spec.id, spec.generation).await;
+    node.stop().await;
+    world.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_resume_tells_the_guest_agent_anew() {
     let Some(world) = World::new().await else {
         return;
