@@ -16,6 +16,7 @@ use atoll_core::sandbox::OnTimeout;
 use tokio::time::{sleep, timeout};
 
 use crate::book::KEY_LABEL;
+use crate::options::Sabotage;
 use crate::server::Server;
 use crate::world::{World, lock};
 
@@ -367,7 +368,12 @@ impl Clients {
     async fn try_foreign(&self, server: &Server, team: usize) {
         let other = (team + 1) % self.tenants.len();
         let Some(id) = self.pick(other) else { return };
-        let (control, tenant) = (&server.control, &self.tenants[team]);
+        let shown = if self.world.has(Sabotage::OpenForeign) {
+            other
+        } else {
+            team
+        };
+        let (control, tenant) = (&server.control, &self.tenants[shown]);
         let time = Duration::from_secs(1);
         let what = format!("touch foreign {id}");
         let answer = match self.world.below(4) {

@@ -8,6 +8,7 @@ use atoll_core::route::{Route, RouteUpdate};
 use atoll_edge::table::RouteTable;
 
 use crate::incarnation::Incarnation;
+use crate::options::Sabotage;
 use crate::world::World;
 
 /// See the module.
@@ -32,6 +33,12 @@ impl Edge {
         self.table.get(id).map(|live| live.route)
     }
 
+    fn has_route_of(&self, update: &RouteUpdate) -> bool {
+        let (RouteUpdate::Publish(Route { sandbox: id, .. }) | RouteUpdate::Withdraw(id, _)) =
+            update;
+        self.table.get(id).is_some()
+    }
+
     /// How many routes there are.
     pub(crate) fn len(&self) -> usize {
         self.table.len()
@@ -51,6 +58,9 @@ impl RoutePublisher for Edge {
             RouteUpdate::Withdraw(id, generation) => self
                 .world
                 .note(format_args!("route {id} g{generation} withdrawn")),
+        }
+        if self.world.has(Sabotage::KeepOldRoutes) && self.has_route_of(&update) {
+            return;
         }
         self.table.apply(update);
     }

@@ -32,4 +32,5 @@ pub mod run;
 mod server;
 mod store;
 mod trace;
+mod watcher;
 mod world;

@@ -36,6 +36,9 @@ const LOSS_PER_MILLE: u32 = 15;
 /// Chance in a thousand that a request arrives twice.
 const DOUBLE_PER_MILLE: u32 = 25;
 
+/// The same where doubled requests are what a defect needs to show.
+const DOUBLE_OFTEN_PER_MILLE: u32 = 500;
+
 /// Usual delay of a message, in milliseconds.
 const DELAY_MS: u64 = 5;
 
@@ -152,7 +155,12 @@ impl Link {
         let give_up = Instant::now() + ANSWER_TIMEOUT;
         let node = cable.machine.id();
         world.note(format_args!("{node} ← {what}"));
-        if world.goes_wrong(DOUBLE_PER_MILLE) {
+        let double_per_mille = if world.has(Sabotage::IgnoreGenerations) {
+            DOUBLE_OFTEN_PER_MILLE
+        } else {
+            DOUBLE_PER_MILLE
+        };
+        if world.goes_wrong(double_per_mille) {
             let late = world.millis(0, DOUBLE_LATE_MS);
             let doubled = work(Delivery::Doubled);
             let cable = Arc::clone(cable);

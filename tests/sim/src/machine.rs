@@ -382,7 +382,6 @@ impl Machine {
         let newest = state.copies.keys().rev().find(|key| key.0 == *id).cloned();
         if let Some((_, known)) = &newest
             && *known > generation
-            && !self.world.has(Sabotage::IgnoreGenerations)
         {
             return Removing::Ready(CallOutcome::Refused(Refusal::StaleGeneration {
                 ordered: generation,

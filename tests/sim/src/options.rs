@@ -41,29 +41,41 @@ impl Options {
 /// A defect that a run is given, to show that the checks can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Sabotage {
-    /// Nodes carry out orders of older placements. No seed tried so far turns this into two
-    /// routable copies, so that check is not yet shown to be able to fail.
+    /// Nodes start what older placements order, and half of all orders arrive once more, late: one
+    /// that was overtaken by a resume or a restart makes a second copy.
     IgnoreGenerations,
+    /// The edge keeps the first route to a sandbox that it was given.
+    KeepOldRoutes,
     /// Nodes say that they removed what they keep.
     LieAboutRemovals,
     /// Nodes refuse every removal.
     RefuseRemovals,
     /// Nodes that start again forget what was paused.
     ForgetPaused,
+    /// Nodes refuse every resume.
+    RefuseResumes,
     /// Nodes report what is gone as running.
     ReportTheGone,
     /// Nodes give and admit twice what they have.
     OverstateRoom,
+    /// Heartbeats are lost inside the server.
+    IgnoreHeartbeats,
     /// What is lost on the way is taken for refused.
     TakeUnknownForRefused,
+    /// The store leaves out the end of a sandbox's states.
+    SkipStopping,
     /// The store loses events.
     LoseEvents,
+    /// The store gives readers of the sequence the newest event of a page first.
+    DisorderEvents,
     /// The store forgets idempotency keys.
     DropIdempotencyKeys,
     /// The store does not count against the quota.
     IgnoreQuota,
     /// The store shows every team's sandboxes to every team.
     MixTeams,
+    /// A team's key opens the other team's sandboxes.
+    OpenForeign,
     /// The store forgets that a sandbox should be gone.
     ForgetStops,
     /// Deadlines never pass.

@@ -25,6 +25,7 @@ use crate::machine::Machine;
 use crate::options::Options;
 use crate::server::Server;
 use crate::store::Database;
+use crate::watcher::Watcher;
 use crate::world::World;
 
 /// Nodes of the fleet.
@@ -181,11 +182,13 @@ impl Run {
             Arc::clone(&self.database),
             self.cables.clone(),
         );
+        let watcher = Arc::new(Watcher::new(Arc::clone(&world)));
         let mut server = None;
         for _ in 0..world.options.steps {
             sleep(pause(&world)).await;
             faults.step(&mut server).await;
             if let Some(server) = &server {
+                watcher.attach(server);
                 clients.act(server);
             }
             checks.look(server.as_deref()).await;
@@ -197,7 +200,9 @@ impl Run {
         if !world.is_violated() {
             faults.cease(&mut server).await;
             if let Some(server) = &server {
+                watcher.attach(server);
                 self.come_to_rest(server, &mut checks, &clients).await;
+                watcher.judge(&self.database.book.entries());
             }
         }
         let mut trace = world.trace();

@@ -11,7 +11,7 @@ use atoll_core::event::Cursor;
 use atoll_core::id::{KeyId, NodeId, SandboxId, TeamId, TemplateId, WebhookId};
 use atoll_core::node::{DrainMode, NodeInfo};
 use atoll_core::quota::Limits;
-use atoll_core::sandbox::Sandbox;
+use atoll_core::sandbox::{Sandbox, State};
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 use atoll_store::memory::MemStore;
@@ -162,6 +162,9 @@ impl SimStore {
         if self.world.has(Sabotage::LoseEvents) {
             change.events.clear();
         }
+        if change.next == State::Stopping && self.world.has(Sabotage::SkipStopping) {
+            change.next = State::Stopped;
+        }
         let after = tables.sandbox_transition(change).await?;
         if let (Some(before), Some(after)) = (&before, &after) {
             self.database.book.moved(before, after);
@@ -190,6 +193,15 @@ impl SimStore {
             self.database.book.intended(after, &change);
         }
         Ok(after)
+    }
+
+    async fn read_on(&self, after: Cursor, query: &EventQuery, limit: u32) -> Result<EventPage> {
+        let tables = &self.database.tables;
+        let mut page = tables.event_list_after(after, query, limit).await?;
+        if self.world.has(Sabotage::DisorderEvents) {
+            page.events.reverse();
+        }
+        Ok(page)
     }
 
     async fn list(&self, filter: &SandboxFilter) -> Result<Vec<Sandbox>> {
@@ -362,7 +374,8 @@ impl Store for SimStore {
         query: &EventQuery,
         limit: u32,
     ) -> Result<EventPage> {
-        pass!(self, event_list_after(after, query, limit))
+        let page = self.read_on(after, query, limit);
+        self.call("event_list_after", page).await
     }
 
     async fn event_page(

@@ -84,6 +84,7 @@ fn find(sabotage: Sabotage, words: &str) {
     for seed in 0..SEEDS_TO_FIND {
         let found = run(Options::new(seed).with_sabotage(sabotage)).violations;
         if found.iter().any(|violation| violation.contains(words)) {
+            println!("{sabotage:?} is found with seed {seed}");
             return;
         }
         others.extend(found);
@@ -109,6 +110,41 @@ fn a_running_row_without_a_copy_is_found() {
 #[test]
 fn an_overloaded_node_is_found() {
     find(Sabotage::OverstateRoom, "is loaded with");
+}
+
+#[test]
+fn two_routable_copies_are_found() {
+    find(Sabotage::IgnoreGenerations, "has the routable copies");
+}
+
+#[test]
+fn a_route_to_another_placement_is_found() {
+    find(Sabotage::KeepOldRoutes, "the route to generation");
+}
+
+#[test]
+fn a_pause_that_cannot_be_resumed_is_found() {
+    find(Sabotage::RefuseResumes, "was paused and is not resumed");
+}
+
+#[test]
+fn a_node_given_up_too_early_is_found() {
+    find(Sabotage::IgnoreHeartbeats, "which was not silent");
+}
+
+#[test]
+fn a_state_that_is_left_out_is_found() {
+    find(Sabotage::SkipStopping, "which the design does not allow");
+}
+
+#[test]
+fn events_out_of_order_are_found() {
+    find(Sabotage::DisorderEvents, "a watcher of");
+}
+
+#[test]
+fn a_sandbox_that_another_team_touches_is_found() {
+    find(Sabotage::OpenForeign, "another team touched");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use atoll_core::node::{CallOutcome, ObservedSandbox, ObservedState, Refusal};
 use atoll_core::sandbox::SandboxSpec;
 
 use super::{FAILS_PER_MILLE, Machine, State, observed};
+use crate::options::Sabotage;
 use crate::world::lock;
 
 type Key = (SandboxId, Generation);
@@ -87,6 +88,10 @@ impl Machine {
     /// Lets a paused sandbox serve again; none if the agent died before it could answer.
     pub(crate) async fn resume(&self, spec: SandboxSpec) -> Option<CallOutcome<ObservedSandbox>> {
         let life = lock(&self.state).life?;
+        if self.world.has(Sabotage::RefuseResumes) {
+            let why = "its memory is damaged".to_owned();
+            return Some(CallOutcome::Refused(Refusal::Failed(why)));
+        }
         let key = loop {
             match self.begin_resume(&spec) {
                 Met::Ready(outcome) => return Some(outcome),
