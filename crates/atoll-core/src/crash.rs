@@ -7,7 +7,7 @@
 use std::sync::OnceLock;
 
 /// The steps of the control plane, in the order in which a sandbox comes by.
-pub const CONTROL: [&str; 17] = [
+pub const CONTROL: [&str; 18] = [
     // The caller's wish is committed (create: with its placement); nothing was ordered.
     "control.intent",
     // The state that follows is committed, before any order of it.
@@ -15,6 +15,8 @@ pub const CONTROL: [&str; 17] = [
     "control.resuming",
     "control.restarting",
     "control.stopping",
+    // What restarts has its new placement; its node was not told.
+    "control.placed",
     // An order is under way: the node may or may not have it.
     "control.ensure.sent",
     "control.pause.sent",
@@ -33,7 +35,7 @@ pub const CONTROL: [&str; 17] = [
 ];
 
 /// The steps of a node.
-pub const NODE: [&str; 16] = [
+pub const NODE: [&str; 21] = [
     // The order was taken; nothing was done.
     "node.ensure.admitted",
     // The ledger says that it is being made.
@@ -44,8 +46,16 @@ pub const NODE: [&str; 16] = [
     "node.ensure.initialised",
     // The ledger says that it runs.
     "node.ensure.running",
+    "node.pause.ordered",
     "node.pause.frozen",
     "node.pause.recorded",
+    // Only files are kept, and the processes are gone.
+    "node.pause.released",
+    "node.resume.ordered",
+    // The processes go on, under the ledger's old record.
+    "node.resume.thawed",
+    // New processes stand over the kept files.
+    "node.resume.restored",
     "node.resume.serving",
     "node.resume.recorded",
     "node.remove.ordered",

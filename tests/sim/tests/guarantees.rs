@@ -84,7 +84,6 @@ fn find(sabotage: Sabotage, words: &str) {
     for seed in 0..SEEDS_TO_FIND {
         let found = run(Options::new(seed).with_sabotage(sabotage)).violations;
         if found.iter().any(|violation| violation.contains(words)) {
-            println!("{sabotage:?} is found with seed {seed}");
             return;
         }
         others.extend(found);

@@ -8,6 +8,7 @@
 )]
 
 mod rig;
+mod turns;
 
 use rig::{Rig, is_possible};
 

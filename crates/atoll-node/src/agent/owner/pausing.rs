@@ -51,6 +51,7 @@ impl Owner {
         keep_memory: bool,
     ) -> Result<Option<Step>, Refusal> {
         let began = Instant::now();
+        crash::reached("node.pause.ordered");
         instance.pause().await.map_err(refusal)?;
         crash::reached("node.pause.frozen");
         let paused = Stage::Paused {
@@ -67,6 +68,7 @@ impl Owner {
         let body = if keep_memory {
             Body::Frozen(Arc::clone(instance))
         } else if self.keep_files(instance).await {
+            crash::reached("node.pause.released");
             Body::Files
         } else {
             return Ok(Some(Step::AgentStops));
@@ -90,6 +92,7 @@ impl Owner {
         spec: &SandboxSpec,
     ) -> (Body, Result<(), Refusal>) {
         let began = Instant::now();
+        crash::reached("node.resume.ordered");
         // What it is made of stays what it was.
         let spec = SandboxSpec {
             template: self.record.template.clone(),
@@ -202,6 +205,7 @@ impl Owner {
         updated.map_err(|error| Failure::Refused(failed(&error)))?;
         let resumed = instance.resume().await;
         resumed.map_err(|error| Failure::Refused(failed(&error)))?;
+        crash::reached("node.resume.thawed");
         self.begin(spec, &defaults, instance).await
     }
 
@@ -234,6 +238,7 @@ impl Owner {
         let Created {
             instance, defaults, ..
         } = created;
+        crash::reached("node.resume.restored");
         let born = std::mem::replace(&mut self.record.born, spec.generation);
         match self.begin(spec, &defaults, &instance).await {
             Ok(()) => (Body::Running(instance), Ok(())),
