@@ -1,9 +1,15 @@
 //! Measurements a user can repeat. They print the machine and the commit with every figure.
 
+mod churn;
 mod compare;
+mod conditions;
+pub(crate) mod control;
 pub(crate) mod create;
+pub(crate) mod instant;
+mod pages;
 
 use std::fs;
+use std::time::Duration;
 
 /// The machine a figure was measured on: processor, cores, memory, kernel.
 fn machine() -> String {
@@ -27,4 +33,18 @@ fn machine() -> String {
         memory_kib.div_ceil(1024 * 1024),
         kernel.trim()
     )
+}
+
+/// The nearest-rank percentile of sorted values, to hundredths; zero of nothing.
+fn percentile(sorted: &[f64], percent: usize) -> f64 {
+    let rank = (sorted.len() * percent).div_ceil(100);
+    sorted
+        .get(rank.saturating_sub(1))
+        .map_or(0.0, |value| (value * 100.0).round() / 100.0)
+}
+
+/// So many in this time, by the second, to tenths.
+fn rate(count: usize, took: Duration) -> f64 {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    (f64::from(count) / took.as_secs_f64() * 10.0).round() / 10.0
 }

@@ -607,6 +607,8 @@ pub(crate) struct DoctorArgs {
 pub(crate) enum BenchCommand {
     /// Time create, guest agent and first command of sandboxes.
     Create(BenchCreateArgs),
+    /// Time creates and listings with a node that takes no time: what the control plane takes.
+    Control(BenchControlArgs),
 }
 
 #[derive(Debug, Args)]
@@ -625,6 +627,30 @@ pub(crate) struct BenchCreateArgs {
     /// Template to start from.
     #[arg(long, default_value = "base")]
     pub(crate) template: String,
+    /// Print one JSON object a line instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchControlArgs {
+    #[command(flatten)]
+    pub(crate) data: DataDirArgs,
+    /// Driver of the node: one that does at once what it is told.
+    #[arg(long, default_value = "simulated")]
+    pub(crate) driver: String,
+    /// How many creates are under way at a time; several are measured in turn.
+    #[arg(long, value_delimiter = ',', default_value = "1,16,64,256")]
+    pub(crate) concurrency: Vec<usize>,
+    /// How many sandboxes are made for each concurrency.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) count: usize,
+    /// Then make so many and time the pages of their listing.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) live: usize,
+    /// Then make and end so many, and watch memory.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) churn: usize,
     /// Print one JSON object a line instead of a table.
     #[arg(long)]
     pub(crate) json: bool,

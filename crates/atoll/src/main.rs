@@ -77,6 +77,7 @@ async fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Explain(command) => commands::explain::run(command).await?,
         Command::Doctor(arguments) => commands::doctor::run(&arguments)?,
         Command::Bench(BenchCommand::Create(arguments)) => bench::create::run(&arguments).await?,
+        Command::Bench(BenchCommand::Control(arguments)) => bench::control::run(&arguments).await?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "atoll", &mut script);

@@ -37,6 +37,7 @@ use crate::adapters::{
     Addresses, ControlWaker, DataDisk, HeartbeatsToControl, InProcessNode, NodeDialer, Routes,
     name_client,
 };
+use crate::bench::instant;
 use crate::cli::SourceArgs;
 use crate::cli::events::EventArgs;
 use crate::commands::doctor;
@@ -63,6 +64,8 @@ pub(crate) enum Nodes {
     Own(SourceArgs),
     /// Those that join with this token; without one, whoever reaches the port.
     Joining(Option<JoinToken>),
+    /// One in this process that takes no time and runs nothing, for measurements.
+    Instant,
 }
 
 /// What a person may set.
@@ -99,6 +102,7 @@ impl Stack {
         match &options.nodes {
             Nodes::Own(_) => demand_driver(&options.data_dir)?,
             Nodes::Joining(token) => listening::demand_token(options.listen, token.as_ref())?,
+            Nodes::Instant => {}
         }
         // Before the data directory is made: a port in use should leave nothing behind.
         let listener = listening::bind(options.listen).await?;
@@ -136,6 +140,7 @@ impl Stack {
         let reach = match options.nodes {
             Nodes::Own(sources) => own_node(&data_dir, &sources, &control, &components).await?,
             Nodes::Joining(token) => joining_nodes(token, &control, &components),
+            Nodes::Instant => instant_node(&control, &components).await?,
         };
         let (running, stop) = (control.clone(), components.cancel());
         components.start("control", async move { running.run(stop).await });
@@ -269,6 +274,17 @@ async fn own_node(
     components.start("heartbeats", async move { beating.beat(&sink, stop).await });
     Ok(Reach {
         dialer: Arc::new(NodeDialer::new(agent)),
+        fleet: None,
+    })
+}
+
+/// A node without sandboxes: nothing in it can be reached.
+async fn instant_node(control: &ControlPlane, components: &Components) -> anyhow::Result<Reach> {
+    instant::join(control, components).await?;
+    let book = AddressBook::default();
+    let dialer = RemoteDialer::new(book, None, components.tasks(), components.cancel());
+    Ok(Reach {
+        dialer: Arc::new(dialer),
         fleet: None,
     })
 }

@@ -8,14 +8,13 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use atoll_proto::process::ProcessConfig;
 use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::bench::{compare, machine};
+use crate::bench::{compare, machine, percentile, rate};
 use crate::cli::events::EventArgs;
 use crate::cli::{BenchCreateArgs, SourceArgs};
 use crate::client::Client;
@@ -227,26 +226,15 @@ async fn print_comparisons(json: bool, folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Nearest-rank percentiles; zeros of nothing.
+/// Zeros of nothing.
 fn percentiles(values: impl Iterator<Item = f64>) -> Percentiles {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
-    let at = |percent: usize| {
-        let rank = (values.len() * percent).div_ceil(100);
-        values
-            .get(rank.saturating_sub(1))
-            .map_or(0.0, |value| (value * 100.0).round() / 100.0)
-    };
     Percentiles {
-        p50: at(50),
-        p95: at(95),
-        p99: at(99),
+        p50: percentile(&values, 50),
+        p95: percentile(&values, 95),
+        p99: percentile(&values, 99),
     }
-}
-
-fn rate(count: usize, took: Duration) -> f64 {
-    let count = u32::try_from(count).unwrap_or(u32::MAX);
-    (f64::from(count) / took.as_secs_f64() * 10.0).round() / 10.0
 }
 
 #[cfg(test)]
