@@ -179,7 +179,7 @@ pub(crate) fn shorten(text: &str) -> String {
 
 /// The opaque text of a cursor.
 pub(crate) fn encode_cursor(cursor: &ListCursor) -> String {
-    let at = time::to_rfc3339(cursor.started_at);
+    let at = time::to_rfc3339(cursor.created_at);
     URL_SAFE_NO_PAD.encode(format!("{at}{CURSOR_SEPARATOR}{}", cursor.id))
 }
 
@@ -189,7 +189,7 @@ pub(crate) fn decode_cursor(text: &str) -> Option<ListCursor> {
     let decoded = String::from_utf8(bytes).ok()?;
     let (at, id) = decoded.split_once(CURSOR_SEPARATOR)?;
     Some(ListCursor {
-        started_at: time::from_rfc3339(at)?,
+        created_at: time::from_rfc3339(at)?,
         id: id.parse::<SandboxId>().ok()?,
     })
 }
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn cursors_survive_and_foreign_ones_do_not() {
         let cursor = ListCursor {
-            started_at: Timestamp::from_micros(1_790_000_000_000_100),
+            created_at: Timestamp::from_micros(1_790_000_000_000_100),
             id: "iabc".parse().unwrap(),
         };
         let query = Query::parse(&format!("nextToken={}", encode_cursor(&cursor)));

@@ -61,8 +61,8 @@ pub enum Order {
 /// Where a page of a listing begins: after this row. The API turns it into opaque text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListCursor {
-    /// Start time of the last row of the page before.
-    pub started_at: Timestamp,
+    /// When the last row of the page before was made.
+    pub created_at: Timestamp,
     /// Id of that row, which breaks ties.
     pub id: atoll_core::id::SandboxId,
 }
@@ -77,7 +77,7 @@ pub struct ListQuery {
     /// Only those of this template: id or alias without tag. One that does not exist gives an
     /// empty page.
     pub template: Option<String>,
-    /// By start time, with the id as tie-break.
+    /// By when they were made, with the id as tie-break.
     pub order: Order,
     /// Only those started at this instant or later.
     pub started_after: Option<Timestamp>,

@@ -210,7 +210,22 @@ fn transition(row: &Sandbox, next: State, second: i64) -> Transition {
 
 async fn start(store: &dyn Store, id: &str, second: i64) -> Sandbox {
     let row = insert(store, id).await;
-    let mut placed = transition(&row, State::Creating, second);
+    begin(store, &row, second).await
+}
+
+/// A running sandbox that was made at this second.
+async fn start_made(store: &dyn Store, id: &str, second: i64) -> Sandbox {
+    store.team_ensure(&team(), "default", at(1)).await.unwrap();
+    let mut row = sandbox(id);
+    row.created_at = at(second);
+    let admission = store.sandbox_insert(new(row.clone())).await.unwrap();
+    assert_eq!(admission, Admission::Accepted);
+    begin(store, &row, second).await
+}
+
+/// Has a pending sandbox serve.
+async fn begin(store: &dyn Store, row: &Sandbox, second: i64) -> Sandbox {
+    let mut placed = transition(row, State::Creating, second);
     placed.placement = Some(("node-1".parse().unwrap(), Generation::new(7)));
     let row = store.sandbox_transition(placed).await.unwrap().unwrap();
     assert_eq!(row.generation, Generation::new(7));
@@ -502,9 +517,9 @@ async fn an_expiry_loses_against_an_extension(store: &dyn Store) {
 }
 
 async fn listing_orders_filters_and_pages(store: &dyn Store) {
-    // Two begin in the same instant: the id breaks the tie.
+    // Two are made in the same instant: the id breaks the tie.
     for (id, second) in [("ic", 110), ("ia", 120), ("ib", 120)] {
-        start(store, id, second).await;
+        start_made(store, id, second).await;
     }
     insert(store, "ipending").await;
     let ended = start(store, "iended", 115).await;
@@ -530,7 +545,11 @@ async fn listing_orders_filters_and_pages(store: &dyn Store) {
     labelled
         .labels
         .insert("user".to_owned(), "änn'\"".to_owned());
-    assert_eq!(ids(labelled.clone()).await.len(), 3);
+    assert_eq!(ids(labelled.clone()).await, ["ic", "ia", "ib"]);
+    labelled.after = Some((at(120), "ia".parse().unwrap()));
+    assert_eq!(ids(labelled.clone()).await, ["ib"]);
+    labelled.is_ascending = false;
+    assert_eq!(ids(labelled.clone()).await, ["ic"]);
     labelled.labels.insert("app".to_owned(), "x".to_owned());
     assert_eq!(ids(labelled).await.len(), 0);
     let mut paused = filter();
@@ -673,8 +692,28 @@ async fn sqlite_pages_walk_an_index() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("test.db");
     let store = SqliteStore::open(&path).await.unwrap();
-    let plan = store.explain_list(&filter()).await;
-    assert!(plan.contains("sandboxes_listed"), "{plan}");
-    assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+    let labels = BTreeMap::from(["a", "b"].map(|name| (name.to_owned(), name.to_owned())));
+    let labelled = SandboxFilter { labels, ..filter() };
+    let paused = SandboxFilter {
+        states: vec![State::Pausing, State::Paused, State::Resuming],
+        ..filter()
+    };
+    for (kind, index) in [
+        (filter(), "sandboxes_listed"),
+        (paused, "sandboxes_paused"),
+        (labelled, "sandbox_labels_listed"),
+    ] {
+        for is_ascending in [true, false] {
+            let after = Some((at(1), "ia".parse().unwrap()));
+            let page = SandboxFilter {
+                is_ascending,
+                after,
+                ..kind.clone()
+            };
+            let plan = store.explain_list(&page).await;
+            assert!(plan.contains(index), "{plan}");
+            assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+        }
+    }
     store.close().await;
 }

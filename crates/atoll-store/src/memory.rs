@@ -267,15 +267,18 @@ impl Tables {
                     .iter()
                     .all(|(name, value)| row.config.metadata.get(name) == Some(value))
             })
-            .filter_map(|row| Some((row.started_at?, row)))
-            .filter(|(at, _)| filter.started_after.is_none_or(|start| *at >= start))
-            .filter(|(at, row)| match &filter.after {
+            .filter(|row| {
+                let is_after = |start| row.started_at.is_some_and(|at| at >= start);
+                filter.started_after.is_none_or(is_after)
+            })
+            .map(|row| ((row.created_at, &row.id), row))
+            .filter(|((at, own), _)| match &filter.after {
                 None => true,
-                Some((time, id)) if filter.is_ascending => (at, &row.id) > (time, id),
-                Some((time, id)) => (at, &row.id) < (time, id),
+                Some((time, id)) if filter.is_ascending => (at, *own) > (time, id),
+                Some((time, id)) => (at, *own) < (time, id),
             })
             .collect();
-        rows.sort_by(|(a, x), (b, y)| (a, &x.id).cmp(&(b, &y.id)));
+        rows.sort_by_key(|(place, _)| *place);
         if !filter.is_ascending {
             rows.reverse();
         }

@@ -107,8 +107,8 @@ pub(crate) const SANDBOX_INSERT: &str = concat!(
     ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
      $19, $20, $21, $22, $23, $24)"
 );
-pub(crate) const LABEL_INSERT: &str =
-    "INSERT INTO sandbox_labels (sandbox, team, name, value) VALUES ($1, $2, $3, $4)";
+pub(crate) const LABEL_INSERT: &str = "INSERT INTO sandbox_labels \
+     (sandbox, team, name, value, created_at) VALUES ($1, $2, $3, $4, $5)";
 pub(crate) const LABELS_DELETE: &str = "DELETE FROM sandbox_labels WHERE sandbox = $1";
 pub(crate) const SANDBOX_GET: &str = concat!(
     "SELECT ",
@@ -192,17 +192,32 @@ pub(crate) const SANDBOX_EXTEND_DEADLINE: &str = sandbox_intend!(
 );
 pub(crate) const SANDBOX_SET_CONFIG: &str = sandbox_intend!("config = $3", "<> 'stopped'");
 
-/// The beginning of a listing; the clauses below are appended with their placeholders numbered.
-/// The list of states repeats the partial index's so that the planner may use it.
+/// The beginning of a listing of a team, `$1`; the clauses below are appended with their
+/// placeholders numbered.
 pub(crate) const SANDBOX_LIST: &str = concat!(
     "SELECT ",
     sandbox_columns!(),
-    " FROM sandboxes WHERE team = $1 AND desired <> 'stopped' \
-     AND state IN ('running', 'pausing', 'paused', 'resuming')"
+    " FROM sandboxes WHERE team = $1"
 );
-/// Restricts a listing to those that carry a label: team is `$1`.
-pub(crate) const LIST_BY_LABEL: &str =
-    " AND id IN (SELECT sandbox FROM sandbox_labels WHERE team = $1 AND name = ";
+/// The beginning of a listing of those that carry the label of name `$2` and value `$3`. The index
+/// over labels has the order of pages: `CROSS JOIN` has the database walk it.
+pub(crate) const SANDBOX_LIST_LABELLED: &str = concat!(
+    "SELECT ",
+    sandbox_columns!(),
+    " FROM (SELECT sandbox, created_at AS listed_at FROM sandbox_labels \
+     WHERE team = $1 AND name = $2 AND value = $3) AS labelled \
+     CROSS JOIN sandboxes ON id = sandbox WHERE TRUE"
+);
+/// What clients can see. These lists of states repeat the partial indexes' so that the planner may
+/// use them.
+pub(crate) const LIST_VISIBLE: &str = " AND desired <> 'stopped' \
+     AND state IN ('running', 'pausing', 'paused', 'resuming')";
+/// Of these, what counts as paused.
+pub(crate) const LIST_PAUSED: &str =
+    " AND desired <> 'stopped' AND state IN ('pausing', 'paused', 'resuming')";
+/// Restricts a listing to those that carry one more label.
+pub(crate) const LIST_BY_LABEL: &str = " AND EXISTS (SELECT 1 FROM sandbox_labels AS other \
+     WHERE other.sandbox = sandboxes.id AND other.name = ";
 
 /// The columns of an event, in the order that the row reader expects.
 macro_rules! event_columns {

@@ -399,7 +399,9 @@ pub enum Readmission {
     QuotaExceeded(Exceeded),
 }
 
-/// Which sandboxes of a team to list: those in one of `states`, by start time.
+/// Which sandboxes of a team to list: those in one of `states`, by when they were made, which
+/// nothing changes: whoever walks along pages meets each one once, also one that is resumed
+/// meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxFilter {
     /// Whose.

@@ -323,7 +323,7 @@ impl Clients {
     async fn list(&self, server: &Server, team: usize) {
         let ended = lock(&self.memory).ended.clone();
         let tenant = &self.tenants[team];
-        let mut seen = BTreeMap::new();
+        let mut seen = BTreeSet::new();
         let mut query = ListQuery {
             states: Vec::new(),
             metadata: BTreeMap::new(),
@@ -350,8 +350,7 @@ impl Clients {
                     self.world
                         .violate(format_args!("{} is listed after its end", row.id));
                 }
-                // One that began to serve anew meanwhile has a new place in the order.
-                if seen.insert(row.id.clone(), row.started_at) == Some(row.started_at) {
+                if !seen.insert(row.id.clone()) {
                     self.world
                         .violate(format_args!("{} is listed twice", row.id));
                 }

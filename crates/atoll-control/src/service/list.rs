@@ -56,7 +56,7 @@ impl ControlPlane {
             after: query
                 .cursor
                 .as_ref()
-                .map(|cursor| (cursor.started_at, cursor.id.clone())),
+                .map(|cursor| (cursor.created_at, cursor.id.clone())),
             // One more than asked for tells whether there is a next page.
             limit: query.limit + 1,
         };
@@ -64,11 +64,9 @@ impl ControlPlane {
         let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
         let has_more = rows.len() > limit;
         rows.truncate(limit);
-        let next = rows.last().filter(|_| has_more).and_then(|row| {
-            Some(ListCursor {
-                started_at: row.started_at?,
-                id: row.id.clone(),
-            })
+        let next = rows.last().filter(|_| has_more).map(|row| ListCursor {
+            created_at: row.created_at,
+            id: row.id.clone(),
         });
         Ok(SandboxPage {
             items: rows.into_iter().map(|row| self.inner.view(row)).collect(),

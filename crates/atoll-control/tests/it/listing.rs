@@ -31,7 +31,7 @@ async fn pages_hold_every_sandbox_once_in_both_orders() {
             seen.extend(
                 page.items
                     .iter()
-                    .map(|view| (view.sandbox.started_at.unwrap(), view.sandbox.id.clone())),
+                    .map(|view| (view.sandbox.created_at, view.sandbox.id.clone())),
             );
             match page.next {
                 Some(next) => query.cursor = Some(next),

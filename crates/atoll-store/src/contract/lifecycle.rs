@@ -14,7 +14,7 @@ async fn intend(store: &dyn Store, row: &Sandbox, change: IntentChange) -> Optio
     store.sandbox_intend(intent(&row.id, change)).await.unwrap()
 }
 
-async fn pause(store: &dyn Store, row: &Sandbox, second: i64) -> Sandbox {
+pub(super) async fn pause(store: &dyn Store, row: &Sandbox, second: i64) -> Sandbox {
     let change = IntentChange::Pause { keep_memory: false };
     let row = intend(store, row, change).await.unwrap();
     let pausing = transition(&row, State::Pausing, second);
@@ -32,7 +32,7 @@ fn at_most(concurrent_sandboxes: u32) -> Limits {
     }
 }
 
-async fn resume(store: &dyn Store, row: &Sandbox, limit: u32) -> Readmission {
+pub(super) async fn resume(store: &dyn Store, row: &Sandbox, limit: u32) -> Readmission {
     let change = IntentChange::Resume {
         timeout: Duration::from_secs(30),
     };

@@ -6,14 +6,19 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::store::Readmission;
 
 /// What happens between two pages.
 #[derive(Debug, Clone)]
 enum Step {
-    /// A sandbox begins to serve at this second: before, among or after those that are listed.
+    /// A sandbox made at this second begins to serve: before, among or after those that are listed.
     Start(i64),
     /// The sandbox of this number ends, if there is one.
     Stop(usize),
+    /// The sandbox of this number is paused, if there is one.
+    Pause(usize),
+    /// The sandbox of this number begins to serve again, later than every other so far.
+    Resume(usize),
 }
 
 fn second() -> impl Strategy<Value = i64> {
@@ -24,7 +29,9 @@ fn second() -> impl Strategy<Value = i64> {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         second().prop_map(Step::Start),
-        (0..24usize).prop_map(Step::Stop)
+        (0..24usize).prop_map(Step::Stop),
+        (0..24usize).prop_map(Step::Pause),
+        (0..24usize).prop_map(Step::Resume),
     ]
 }
 
@@ -33,13 +40,14 @@ fn step() -> impl Strategy<Value = Step> {
 struct World {
     live: BTreeMap<usize, Sandbox>,
     made: usize,
+    resumed: i64,
 }
 
 impl World {
     async fn apply(&mut self, store: &dyn Store, step: &Step) {
         match step {
             Step::Start(second) => {
-                let row = start(store, &format!("i{}", self.made), *second).await;
+                let row = start_made(store, &format!("i{}", self.made), *second).await;
                 self.live.insert(self.made, row);
                 self.made += 1;
             }
@@ -48,12 +56,36 @@ impl World {
                     stop(store, &row, 200).await;
                 }
             }
+            Step::Pause(number) => {
+                if let Some(row) = self.live.get_mut(number)
+                    && row.state == State::Running
+                {
+                    *row = lifecycle::pause(store, row, 200).await;
+                }
+            }
+            Step::Resume(number) => {
+                if let Some(row) = self.live.get_mut(number)
+                    && row.state == State::Paused
+                {
+                    self.resumed += 1;
+                    *row = resume(store, row, 300 + self.resumed).await;
+                }
+            }
         }
     }
 
     fn ids(&self) -> BTreeSet<SandboxId> {
         self.live.values().map(|row| row.id.clone()).collect()
     }
+}
+
+async fn resume(store: &dyn Store, row: &Sandbox, second: i64) -> Sandbox {
+    let Readmission::Accepted(resuming) = lifecycle::resume(store, row, 100).await else {
+        panic!("the quota has a place");
+    };
+    let mut started = transition(&resuming, State::Running, second);
+    started.started_at = Some(at(second));
+    store.sandbox_transition(started).await.unwrap().unwrap()
 }
 
 async fn check(
@@ -81,7 +113,7 @@ async fn check(
             assert!(listed.insert(row.id.clone()), "{} is listed twice", row.id);
         }
         let Some(last) = rows.last() else { break };
-        page.after = last.started_at.map(|at| (at, last.id.clone()));
+        page.after = Some((last.created_at, last.id.clone()));
         for step in between.by_ref().take(2) {
             world.apply(store, step).await;
         }

@@ -464,7 +464,8 @@ async fn insert_rows(tx: &mut SqliteConnection, new: &[&NewSandbox]) -> Result<(
                 .bind(sandbox.id.as_str())
                 .bind(sandbox.team.as_str())
                 .bind(name.as_str())
-                .bind(value.as_str());
+                .bind(value.as_str())
+                .bind(sandbox.created_at.as_micros());
         }
         execute(tx, operation, statement).await?;
     }

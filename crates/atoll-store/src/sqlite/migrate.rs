@@ -40,6 +40,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "nodes",
         include_str!("../../migrations/sqlite/0006_nodes.sql"),
     ),
+    (
+        8,
+        "pages",
+        include_str!("../../migrations/sqlite/0008_pages.sql"),
+    ),
 ];
 
 /// Applies what the file lacks, each change in a transaction of its own.

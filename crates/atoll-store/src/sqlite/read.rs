@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use atoll_core::id::{SandboxId, TeamId};
 use atoll_core::lifecycle::state_name;
-use atoll_core::sandbox::Sandbox;
+use atoll_core::sandbox::{Sandbox, State};
 use atoll_core::time::Timestamp;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqlitePool, SqliteRow};
@@ -142,11 +142,25 @@ impl Clauses {
 }
 
 fn list_text(filter: &SandboxFilter) -> String {
-    let mut clauses = Clauses::new(queries::SANDBOX_LIST, 1);
+    let is_labelled = !filter.labels.is_empty();
+    let mut clauses = if is_labelled {
+        Clauses::new(queries::SANDBOX_LIST_LABELLED, 3)
+    } else {
+        Clauses::new(queries::SANDBOX_LIST, 1)
+    };
+    let is_paused =
+        |state: &State| matches!(state, State::Pausing | State::Paused | State::Resuming);
+    clauses
+        .text
+        .push_str(if filter.states.iter().all(is_paused) {
+            queries::LIST_PAUSED
+        } else {
+            queries::LIST_VISIBLE
+        });
     clauses.push_list(" AND state IN (", filter.states.len());
-    for _ in &filter.labels {
+    for _ in filter.labels.iter().skip(1) {
         clauses.push(queries::LIST_BY_LABEL);
-        clauses.push(" AND value = ");
+        clauses.push(" AND other.value = ");
         clauses.text.push(')');
     }
     if filter.template.is_some() {
@@ -155,16 +169,33 @@ fn list_text(filter: &SandboxFilter) -> String {
     if filter.started_after.is_some() {
         clauses.push(" AND started_at >= ");
     }
-    let (comparison, order) = if filter.is_ascending {
-        (
-            " AND (started_at, id) > (",
-            " ORDER BY started_at, id LIMIT ",
-        )
+    let [ascending, descending] = if is_labelled {
+        [
+            (
+                " AND (listed_at, sandbox) > (",
+                " ORDER BY listed_at, sandbox LIMIT ",
+            ),
+            (
+                " AND (listed_at, sandbox) < (",
+                " ORDER BY listed_at DESC, sandbox DESC LIMIT ",
+            ),
+        ]
     } else {
-        (
-            " AND (started_at, id) < (",
-            " ORDER BY started_at DESC, id DESC LIMIT ",
-        )
+        [
+            (
+                " AND (created_at, id) > (",
+                " ORDER BY created_at, id LIMIT ",
+            ),
+            (
+                " AND (created_at, id) < (",
+                " ORDER BY created_at DESC, id DESC LIMIT ",
+            ),
+        ]
+    };
+    let (comparison, order) = if filter.is_ascending {
+        ascending
+    } else {
+        descending
     };
     if filter.after.is_some() {
         clauses.push_list(comparison, 2);
@@ -175,10 +206,15 @@ fn list_text(filter: &SandboxFilter) -> String {
 
 fn bind_list<'q>(mut statement: Statement<'q>, filter: &'q SandboxFilter) -> Statement<'q> {
     statement = statement.bind(filter.team.as_str());
+    let mut labels = filter.labels.iter();
+    // The first label is where the walk goes along.
+    if let Some((name, value)) = labels.next() {
+        statement = statement.bind(name).bind(value);
+    }
     for state in &filter.states {
         statement = statement.bind(state_name(*state));
     }
-    for (name, value) in &filter.labels {
+    for (name, value) in labels {
         statement = statement.bind(name).bind(value);
     }
     if let Some(template) = &filter.template {
