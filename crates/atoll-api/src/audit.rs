@@ -1,7 +1,8 @@
 //! Records every request that would change something: who, what, from where, with which outcome.
 //!
 //! It stands around both doors, so that a route has no say in whether it is recorded. Whoever finds
-//! out something on the way (who is asking, what was made) writes it on the request's [`Note`].
+//! out something on the way (who is asking, what was made) writes it on the request's [`Note`]. A
+//! use case whose one transaction decides the request writes the row in it, by its [`Receipt`].
 //!
 //! A request for a change runs to its end although its client goes away: otherwise whoever hangs up
 //! early would leave a change without a row.
@@ -9,7 +10,7 @@
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use atoll_control::audit::{Actor, Deed, Outcome};
+use atoll_control::audit::{Actor, Deed, Outcome, Receipt};
 use atoll_control::view::Tenant;
 use atoll_core::error::ErrorKind;
 use atoll_core::id::TeamId;
@@ -34,7 +35,11 @@ pub(crate) struct Note(Arc<Mutex<Found>>);
 
 #[derive(Debug, Default)]
 struct Found {
+    /// What was known before the request ran; none: nothing of it is recorded.
+    begun: Option<Deed>,
     caller: Option<(Actor, TeamId)>,
+    /// Given to the use case.
+    receipt: Option<Receipt>,
     objects: Vec<String>,
     outcome: Option<Outcome>,
 }
@@ -49,18 +54,38 @@ impl Note {
         extensions.get().cloned().unwrap_or_default()
     }
 
+    /// Of a request of which this is known.
+    fn begin(deed: Deed) -> Self {
+        let note = Self::default();
+        note.found().begun = Some(deed);
+        note
+    }
+
     fn found(&self) -> std::sync::MutexGuard<'_, Found> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes down who asks.
-    pub(crate) fn by_key(&self, tenant: &Tenant) {
-        self.found().caller = Some((Actor::Key(tenant.key.clone()), tenant.team.clone()));
+    /// Writes down who asks; the use case gets the right to the request's row with it.
+    pub(crate) fn by_key(&self, tenant: &mut Tenant) {
+        let actor = Actor::Key(tenant.key.clone());
+        tenant.receipt = self.by(actor, &tenant.team);
     }
 
-    /// Writes down that the operator asks, for this team.
-    pub(crate) fn by_operator(&self, team: &TeamId) {
-        self.found().caller = Some((Actor::Operator, team.clone()));
+    /// As [`Self::by_key`], for the operator who acts for a team.
+    pub(crate) fn by_operator(&self, tenant: &mut Tenant) {
+        tenant.receipt = self.by(Actor::Operator, &tenant.team);
+    }
+
+    fn by(&self, actor: Actor, team: &TeamId) -> Option<Receipt> {
+        let mut found = self.found();
+        let receipt = found.begun.clone().map(|mut deed| {
+            deed.actor = actor.clone();
+            deed.team = Some(team.clone());
+            Receipt::new(deed)
+        });
+        found.caller = Some((actor, team.clone()));
+        found.receipt.clone_from(&receipt);
+        receipt
     }
 
     /// Writes down what was made, or what it is about.
@@ -129,12 +154,19 @@ async fn watch(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let note = Note::default();
-    request.extensions_mut().insert(note.clone());
     let mut deed = deed(operation, &mut request).await;
+    let note = Note::begin(deed.clone());
+    request.extensions_mut().insert(note.clone());
     let tasks = api.tasks().clone();
     let run = async move {
         let response = next.run(request).await;
+        let receipt = note.found().receipt.take();
+        if let Some(receipt) = receipt
+            && !receipt.settle().await
+        {
+            // The change's own transaction has the row.
+            return response;
+        }
         finish(&mut deed, silent, &note, &response);
         match api.control().audit_record(deed).await {
             Ok(()) => response,

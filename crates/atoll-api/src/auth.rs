@@ -56,16 +56,17 @@ pub(crate) fn read_only() -> ApiError {
 pub(crate) async fn authenticate(parts: &Parts, api: &Api) -> Result<Tenant, ApiError> {
     let (headers, note) = (&parts.headers, Note::of(&parts.extensions));
     if let Some(key) = presented_key(headers)? {
-        let tenant = api.control().authenticate(key).await?;
-        note.by_key(&tenant);
+        let mut tenant = api.control().authenticate(key).await?;
+        note.by_key(&mut tenant);
         return Ok(tenant);
     }
     if headers.contains_key(ADMIN_TOKEN) {
         check_admin(headers, api.admin_token())?;
         return match team(headers)? {
             Some(team) => {
-                note.by_operator(&team);
-                operator_of(team)
+                let mut tenant = operator_of(team)?;
+                note.by_operator(&mut tenant);
+                Ok(tenant)
             }
             None => Err(unauthenticated("X-Admin-Token needs X-Team-ID here")),
         };
@@ -81,8 +82,9 @@ impl FromRequestParts<Api> for Operator {
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
         check_admin(&parts.headers, api.admin_token())?;
         let team = team(&parts.headers)?.unwrap_or_else(|| api.default_team().clone());
-        Note::of(&parts.extensions).by_operator(&team);
-        Ok(Self(operator_of(team)?))
+        let mut tenant = operator_of(team)?;
+        Note::of(&parts.extensions).by_operator(&mut tenant);
+        Ok(Self(tenant))
     }
 }
 
@@ -125,6 +127,7 @@ pub(crate) fn operator_of(team: TeamId) -> Result<Tenant, ApiError> {
         team,
         key,
         scope: Scope::Full,
+        receipt: None,
     })
 }
 

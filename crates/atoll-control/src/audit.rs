@@ -1,10 +1,11 @@
 //! The audit: who asked for which change, from where, and what became of it.
 //!
 //! The doors record each request that would change something once it is decided, before it is
-//! answered: what was answered is in the audit. The row is a transaction of its own, right after
-//! the change's: a server that dies between the two has changed something that the audit does not
-//! tell, and that nobody was told; the sandbox's own events, which share the change's transaction,
-//! still tell it.
+//! answered: what was answered is in the audit. Where one transaction decides a request (a create
+//! that serves, a kill, a new deadline), the row is part of it, by the request's [`Receipt`]. Else
+//! it is a transaction of its own, right after the change's: a server that dies between the two has
+//! changed something that the audit does not tell, and that nobody was told; the sandbox's own
+//! events, which share the change's transaction, still tell it.
 //!
 //! Refusals are recorded at a rate, for each team and for all strangers together, so that whoever
 //! floods the door fills neither the store nor the writer; the next row says how many were left
@@ -12,11 +13,13 @@
 //! from a client are cut, and what looks like a key in them is masked.
 
 use std::net::IpAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use atoll_core::id::{KeyId, TeamId};
 use atoll_core::quota::Rate;
 use atoll_core::time::Timestamp;
+use atoll_store::store::AuditRow;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::gate::Limiter;
 use crate::limit::AUDIT_TEXT_MAX;
@@ -87,6 +90,84 @@ pub struct Deed {
     pub agent: Option<String>,
     /// The request's trace id.
     pub trace: Option<String>,
+}
+
+impl Deed {
+    /// Its row, without place.
+    pub(crate) fn into_row(self, at: Timestamp, left_out: u64) -> AuditRow {
+        AuditRow {
+            seq: 0,
+            at,
+            actor: self.actor.text(),
+            team: self.team,
+            operation: self.operation,
+            object: self.object.as_deref().map(shown),
+            outcome: self.outcome.word().to_owned(),
+            address: self.address.map(|address| address.to_string()),
+            agent: self.agent.as_deref().map(shown),
+            trace: self.trace,
+            left_out,
+        }
+    }
+}
+
+/// A request's right to one row in the audit: whoever comes first writes it, the transaction that
+/// decides the request or its door.
+#[derive(Debug, Clone)]
+pub struct Receipt {
+    deed: Arc<Deed>,
+    is_taken: Arc<tokio::sync::Mutex<bool>>,
+}
+
+impl Receipt {
+    /// Of a request whose outcome is open.
+    #[must_use]
+    pub fn new(deed: Deed) -> Self {
+        Self {
+            deed: Arc::new(deed),
+            is_taken: Arc::default(),
+        }
+    }
+
+    /// Takes the right for the door, after a transaction that is under way with it. False: one
+    /// has written the row.
+    pub async fn settle(&self) -> bool {
+        !std::mem::replace(&mut *self.is_taken.lock().await, true)
+    }
+
+    /// Takes the right for a transaction, unless somebody has it.
+    pub(crate) async fn claim(&self) -> Option<Claim> {
+        let is_taken = Arc::clone(&self.is_taken).lock_owned().await;
+        (!*is_taken).then(|| Claim {
+            deed: Arc::clone(&self.deed),
+            is_taken,
+        })
+    }
+}
+
+/// The right to a request's row while a transaction with it is under way. Dropped, it goes back:
+/// the transaction did not happen.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    deed: Arc<Deed>,
+    is_taken: OwnedMutexGuard<bool>,
+}
+
+impl Claim {
+    /// The row that says that it was done, to this object.
+    pub(crate) fn row(&self, object: &str, at: Timestamp) -> Box<AuditRow> {
+        let deed = Deed {
+            object: Some(object.to_owned()),
+            outcome: Outcome::Done,
+            ..Deed::clone(&self.deed)
+        };
+        Box::new(deed.into_row(at, 0))
+    }
+
+    /// The transaction is durable, and the row in it.
+    pub(crate) fn keep(mut self) {
+        *self.is_taken = true;
+    }
 }
 
 /// Which part of the audit to read, newest first.

@@ -15,7 +15,7 @@ use atoll_core::reconcile::{Action, Observed};
 use atoll_core::route::RouteUpdate;
 use atoll_core::sandbox::{Desired, EndReason, Sandbox, SandboxSpec, State};
 use atoll_core::time::Timestamp;
-use atoll_store::store::{EventRow, Intent, IntentChange, Transition};
+use atoll_store::store::{AuditRow, EventRow, Intent, IntentChange, Transition};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::timeout;
 use tracing::Instrument as _;
@@ -57,6 +57,7 @@ struct Change {
     stop_reason: Option<EndReason>,
     last_error: Option<String>,
     events: Vec<EventRow>,
+    audit: Option<Box<AuditRow>>,
 }
 
 /// Carries out actions for one sandbox. It remembers, for the life of its task, who refused it.
@@ -90,6 +91,7 @@ impl Executor {
             Action::Advance(Event::ResumeFailed) => {
                 self.resume_failed(slot, row, Setback::NodeLost).await
             }
+            Action::Advance(Event::Started) => self.started(slot, row).await,
             Action::Advance(event) => self.commit(row, *event, Change::default()).await,
             Action::Fail { reason, detail } => self.fail(row, *reason, detail.clone()).await,
             Action::Expire => self.expire(row).await,
@@ -286,6 +288,21 @@ impl Executor {
         }
     }
 
+    /// It serves: with that the request that made it is done, if it was just made.
+    async fn started(&self, slot: &Slot, row: Sandbox) -> Attempt {
+        let claim = slot.claim().await;
+        let at = self.inner.clock.now();
+        let change = Change {
+            audit: claim.as_ref().map(|claim| claim.row(row.id.as_str(), at)),
+            ..Change::default()
+        };
+        let attempt = self.commit(row, Event::Started, change).await;
+        if let (Attempt::Moved(_), Some(claim)) = (&attempt, claim) {
+            claim.keep();
+        }
+        attempt
+    }
+
     async fn fail(&self, mut row: Sandbox, reason: EndReason, detail: String) -> Attempt {
         row.last_error = Some(detail.clone());
         let change = Change {
@@ -305,6 +322,7 @@ impl Executor {
             },
             at: self.inner.clock.now(),
             events: Vec::new(),
+            audit: None,
         };
         match self.inner.store.sandbox_intend(intent).await {
             Ok(Some(next)) => {
@@ -367,6 +385,7 @@ impl Executor {
             last_error: change.last_error,
             at,
             events,
+            audit: change.audit,
         };
         Ok((transition, next.effects))
     }

@@ -26,6 +26,7 @@ use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use tokio::sync::Notify;
 use tracing::Instrument as _;
 
+use crate::audit::{Claim, Receipt};
 use crate::executor::{Attempt, Executor};
 use crate::lock::lock;
 use crate::metrics;
@@ -46,6 +47,8 @@ pub(crate) struct Slot {
     wake: Notify,
     progress: Progress,
     setback: Mutex<Option<Setback>>,
+    /// Of the request that made the sandbox.
+    receipt: Option<Receipt>,
 }
 
 /// Why a wish was taken back: what the row says of it, in a form that an answer can be made of.
@@ -65,6 +68,12 @@ impl Slot {
     /// Notes why the wish is taken back that the next row no longer has.
     pub(crate) fn set_back(&self, setback: Setback) {
         *lock(&self.setback) = Some(setback);
+    }
+
+    /// The right to the row of the request that made the sandbox, for the transaction with which it
+    /// begins to serve.
+    pub(crate) async fn claim(&self) -> Option<Claim> {
+        self.receipt.as_ref()?.claim().await
     }
 
     fn wake(&self) {
@@ -134,6 +143,27 @@ impl Reconciler {
     /// Says "look again at this sandbox". `hint` is its row if the caller just committed it: it
     /// saves the new task a read.
     pub(crate) fn wake(&self, inner: &Arc<Inner>, id: &SandboxId, hint: Option<Sandbox>) -> Watch {
+        self.wake_for(inner, id, hint, None)
+    }
+
+    /// As [`Self::wake`], for a new sandbox: the request that made it is done once it serves.
+    pub(crate) fn begin(
+        &self,
+        inner: &Arc<Inner>,
+        row: Sandbox,
+        receipt: Option<Receipt>,
+    ) -> Watch {
+        let id = row.id.clone();
+        self.wake_for(inner, &id, Some(row), receipt)
+    }
+
+    fn wake_for(
+        &self,
+        inner: &Arc<Inner>,
+        id: &SandboxId,
+        hint: Option<Sandbox>,
+        receipt: Option<Receipt>,
+    ) -> Watch {
         let mut slots = lock(&self.slots);
         if let Some(slot) = slots.get(id) {
             slot.wake();
@@ -146,6 +176,7 @@ impl Reconciler {
             wake: Notify::new(),
             progress: Progress::default(),
             setback: Mutex::default(),
+            receipt,
         });
         slots.insert(id.clone(), Arc::clone(&slot));
         drop(slots);

@@ -16,6 +16,7 @@ use atoll_core::time::Timestamp;
 use atoll_store::store::StoredEvent;
 use atoll_store::webhook::WebhookRow;
 
+use crate::audit::{Claim, Receipt};
 use crate::request::{ListCursor, LogLevel, VisibleState};
 
 /// What a key may do.
@@ -28,7 +29,7 @@ pub enum Scope {
 }
 
 /// Who is asking: the outcome of authentication, and the argument of every use case.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Tenant {
     /// The team that owns what is made and sees only its own.
     pub team: TeamId,
@@ -36,6 +37,24 @@ pub struct Tenant {
     pub key: KeyId,
     /// What the key may do.
     pub scope: Scope,
+    /// The request's right to its row in the audit, if it is one for a single change.
+    pub receipt: Option<Receipt>,
+}
+
+impl Tenant {
+    /// The same, for one of several changes of the same request: the row is left to the door.
+    #[must_use]
+    pub fn without_receipt(&self) -> Self {
+        Self {
+            receipt: None,
+            ..self.clone()
+        }
+    }
+
+    /// The right to the request's row, for a transaction that decides it.
+    pub(crate) async fn claim(&self) -> Option<Claim> {
+        self.receipt.as_ref()?.claim().await
+    }
 }
 
 /// A sandbox with what its owner needs to use it.

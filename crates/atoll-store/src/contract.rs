@@ -43,6 +43,7 @@ macro_rules! contract {
                 teams::a_disabled_team_gets_nothing,
                 teams::many_at_a_time_get_no_more_than_there_is,
                 teams::the_audit_is_paged_filtered_and_pruned,
+                teams::a_change_brings_its_audit_row_or_neither_is_there,
                 an_idempotency_key_is_used_once, a_stale_transition_changes_nothing,
                 a_start_moves_the_deadline, an_unwanted_sandbox_takes_no_intent,
                 an_expiry_loses_against_an_extension, listing_orders_filters_and_pages,
@@ -205,6 +206,7 @@ fn transition(row: &Sandbox, next: State, second: i64) -> Transition {
         last_error: None,
         at: at(second),
         events: vec![event(row.id.as_str(), second, "changed")],
+        audit: None,
     }
 }
 
@@ -251,6 +253,7 @@ fn intent(id: &SandboxId, change: IntentChange) -> Intent {
         change,
         at: at(150),
         events: vec![event(id.as_str(), 150, "intended")],
+        audit: None,
     }
 }
 

@@ -165,6 +165,7 @@ impl Tables {
         let row = row.clone();
         self.count(&row, &change.team, change.expected.0, change.next);
         self.record(change.events);
+        self.audit_all(change.audit.map(|row| *row));
         Some(row)
     }
 
@@ -246,6 +247,7 @@ impl Tables {
         row.revision += 1;
         let row = row.clone();
         self.record(intent.events);
+        self.audit_all(intent.audit.map(|row| *row));
         Some(row)
     }
 
@@ -284,6 +286,14 @@ impl Tables {
         }
         rows.truncate(size(filter.limit));
         rows.into_iter().map(|(_, row)| row.clone()).collect()
+    }
+
+    fn audit_all(&mut self, rows: impl IntoIterator<Item = AuditRow>) {
+        for row in rows {
+            self.audit_written += 1;
+            let seq = self.audit_written;
+            self.audit.push(AuditRow { seq, ..row });
+        }
     }
 
     fn record(&mut self, events: Vec<EventRow>) {

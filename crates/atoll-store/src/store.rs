@@ -16,6 +16,7 @@
 //! - **Corrections**: the newest repairs, with their reasons.
 //! - **Idempotency keys**: which sandbox a repeated request already made.
 //! - **Audit**: who asked for which change, from where, and what became of it; refused ones too.
+//!   Where one transaction decides a request, its row is part of it.
 //! - **Meta**: a few values made once per installation, such as the seed of access tokens.
 //!
 //! What we do not store: what actually runs (nodes hold that truth), routes, usage samples, and
@@ -338,6 +339,8 @@ pub struct Transition {
     pub at: Timestamp,
     /// What is told of it.
     pub events: Vec<EventRow>,
+    /// The row of the request that asked for it, if the change decides that one.
+    pub audit: Option<Box<AuditRow>>,
 }
 
 /// A change of what is wanted of a sandbox. It has no effect on one that is unwanted already.
@@ -386,6 +389,8 @@ pub struct Intent {
     pub at: Timestamp,
     /// What is told of it.
     pub events: Vec<EventRow>,
+    /// The row of the request that asked for it, if the change decides that one.
+    pub audit: Option<Box<AuditRow>>,
 }
 
 /// What became of a resume's transition.

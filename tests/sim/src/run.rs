@@ -155,6 +155,7 @@ impl Run {
                 team: team.parse().expect("it is a slug"),
                 key: team.parse().expect("it is a slug"),
                 scope: Scope::Full,
+                receipt: None,
             })
             .into();
         Self {

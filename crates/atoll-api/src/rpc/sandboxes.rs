@@ -68,9 +68,10 @@ pub(super) async fn batch_create(
     batch: BatchCreateSandboxesRequest,
 ) -> Result<BatchCreateSandboxesResponse, ApiError> {
     let requests = batch_requests(batch)?;
+    let tenant = caller.tenant.without_receipt();
     let calls = requests
         .into_iter()
-        .map(|request| made(api, &caller.tenant, request));
+        .map(|request| made(api, &tenant, request));
     let results = join_all(calls).await.into_iter().map(|result| {
         let outcome = match result {
             Ok(created) => {

@@ -273,6 +273,7 @@ fn tenant(team: TeamId) -> Tenant {
         team,
         key: "test".parse().unwrap(),
         scope: Scope::Full,
+        receipt: None,
     }
 }
 

@@ -152,6 +152,7 @@ impl Executor {
             change: IntentChange::StayPaused,
             at: self.now(),
             events: Vec::new(),
+            audit: None,
         };
         match self.inner.store.sandbox_intend(intent).await {
             Ok(Some(next)) => Attempt::Moved(Box::new(next)),

@@ -5,7 +5,7 @@ use atoll_core::id::TeamId;
 use atoll_store::store::{AuditFilter, AuditRow};
 
 use super::{ControlPlane, Inner, unavailable};
-use crate::audit::{AuditQuery, Deed, Outcome, shown};
+use crate::audit::{AuditQuery, Deed, Outcome};
 use crate::error::{Error, Result};
 use crate::limit::AUDIT_LIMIT_MAX;
 use crate::view::AuditView;
@@ -41,19 +41,7 @@ impl ControlPlane {
         } else {
             0
         };
-        let row = AuditRow {
-            seq: 0,
-            at: inner.clock.now(),
-            actor: deed.actor.text(),
-            team: deed.team,
-            operation: deed.operation,
-            object: deed.object.as_deref().map(shown),
-            outcome: deed.outcome.word().to_owned(),
-            address: deed.address.map(|address| address.to_string()),
-            agent: deed.agent.as_deref().map(shown),
-            trace: deed.trace,
-            left_out,
-        };
+        let row = deed.into_row(inner.clock.now(), left_out);
         match inner.store.audit_append(vec![row]).await {
             Err(error) if is_refused => {
                 tracing::warn!(%error, "a refusal is missing in the audit");

@@ -156,7 +156,7 @@ impl Inner {
             .count_spawned(&row.config.template, row.created_at);
         let id = row.id.clone();
         let began = Instant::now();
-        let watch = self.reconciler.wake(self, &id, Some(row));
+        let watch = self.reconciler.begin(self, row, tenant.receipt.clone());
         let served = self.await_running(&id, watch, has_key).await;
         if served.is_ok() {
             metrics::phase("start", began.elapsed());
@@ -279,6 +279,7 @@ impl Inner {
             change: IntentChange::Stop(EndReason::Failed),
             at: self.clock.now(),
             events: Vec::new(),
+            audit: None,
         };
         if let Err(error) = self.store.sandbox_intend(intent).await {
             tracing::warn!(sandbox = %id, %error, "sandbox that did not start stays wanted");

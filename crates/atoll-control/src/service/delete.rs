@@ -11,6 +11,7 @@ use atoll_store::store::{Intent, IntentChange};
 use tokio::time::timeout;
 
 use super::{ControlPlane, Inner, demand_full, unavailable};
+use crate::audit::Claim;
 use crate::error::{Error, Result};
 use crate::reconciler::Watch;
 use crate::view::Tenant;
@@ -24,9 +25,10 @@ impl ControlPlane {
     pub async fn sandbox_kill(&self, tenant: &Tenant, id: &SandboxId) -> Result<()> {
         demand_full(tenant)?;
         self.inner.visible(tenant, id).await?;
+        let claim = tenant.claim().await;
         let watch = self
             .inner
-            .intend_stop(id, EndReason::Killed)
+            .intend_stop(id, EndReason::Killed, claim)
             .await?
             .ok_or_else(|| Error::no_sandbox(id))?;
         self.inner
@@ -43,7 +45,10 @@ impl ControlPlane {
     pub async fn sandboxes_end_all(&self, limit: Duration) -> Result<usize> {
         let mut watches = Vec::new();
         for id in self.inner.registry.live() {
-            let watch = self.inner.intend_stop(&id, EndReason::Shutdown).await?;
+            let watch = self
+                .inner
+                .intend_stop(&id, EndReason::Shutdown, None)
+                .await?;
             // One that is unwanted already is on its way, and is waited for all the same.
             let watch = watch.unwrap_or_else(|| self.inner.reconciler.wake(&self.inner, &id, None));
             watches.push(watch);
@@ -65,12 +70,15 @@ impl Inner {
         self: &Arc<Self>,
         id: &SandboxId,
         reason: EndReason,
+        claim: Option<Claim>,
     ) -> Result<Option<Watch>> {
+        let at = self.clock.now();
         let intent = Intent {
             id: id.clone(),
             change: IntentChange::Stop(reason),
-            at: self.clock.now(),
+            at,
             events: Vec::new(),
+            audit: claim.as_ref().map(|claim| claim.row(id.as_str(), at)),
         };
         let row = self.store.sandbox_intend(intent).await;
         if row.is_err() {
@@ -80,6 +88,9 @@ impl Inner {
         let Some(row) = row.map_err(unavailable)? else {
             return Ok(None);
         };
+        if let Some(claim) = claim {
+            claim.keep();
+        }
         crash::reached("control.intent");
         // At once: the transition that withdraws it again may wait for a start under way.
         self.routes

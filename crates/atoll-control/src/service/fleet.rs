@@ -131,7 +131,7 @@ impl Inner {
                 matches!(row.state, State::Paused | State::Pausing | State::Stopped)
             });
             if !is_kept {
-                self.intend_stop(&id, EndReason::Evicted).await?;
+                self.intend_stop(&id, EndReason::Evicted, None).await?;
             }
         }
         Ok(())

@@ -122,6 +122,7 @@ impl Inner {
             scope: scope(&row),
             team: row.team,
             key: row.id,
+            receipt: None,
         };
         let key = KnownKey {
             tenant: tenant.clone(),

@@ -53,6 +53,7 @@ impl ControlPlane {
             change: IntentChange::SetNetwork(policy.clone()),
             at: now,
             events: vec![events::with(event, "changed", "network")],
+            audit: None,
         };
         let row = inner
             .store

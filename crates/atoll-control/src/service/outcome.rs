@@ -60,6 +60,7 @@ impl Inner {
             change,
             at: self.clock.now(),
             events: event.into_iter().collect(),
+            audit: None,
         };
         let intended = self.store.sandbox_intend(intent).await;
         let Some(intended) = intended.map_err(unavailable)? else {

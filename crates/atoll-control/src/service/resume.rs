@@ -129,7 +129,9 @@ impl Inner {
             let row = self.visible(tenant, id).await?;
             match stance(&row) {
                 Stance::Serving => {
-                    let row = self.move_deadline(&row, timeout, Move::Extend).await?;
+                    let row = self
+                        .move_deadline(&row, timeout, Move::Extend, None)
+                        .await?;
                     return Ok((row, connected));
                 }
                 Stance::Turning => {

@@ -11,6 +11,7 @@ use atoll_core::time::Timestamp;
 use atoll_store::store::{Intent, IntentChange};
 
 use super::{ControlPlane, Inner, demand_full, unavailable};
+use crate::audit::Claim;
 use crate::error::{Error, Result};
 use crate::events;
 use crate::view::Tenant;
@@ -42,7 +43,10 @@ impl ControlPlane {
         let row = self.inner.visible(tenant, id).await?;
         check_not_paused(&row)?;
         self.inner.check_longest(timeout)?;
-        self.inner.move_deadline(&row, timeout, Move::Set).await?;
+        let claim = tenant.claim().await;
+        self.inner
+            .move_deadline(&row, timeout, Move::Set, claim)
+            .await?;
         Ok(())
     }
 
@@ -60,8 +64,9 @@ impl ControlPlane {
         let row = self.inner.visible(tenant, id).await?;
         check_not_paused(&row)?;
         self.inner.check_timeout(duration)?;
+        let claim = tenant.claim().await;
         self.inner
-            .move_deadline(&row, duration, Move::Extend)
+            .move_deadline(&row, duration, Move::Extend, claim)
             .await?;
         Ok(())
     }
@@ -96,6 +101,7 @@ impl Inner {
         row: &Sandbox,
         timeout: Duration,
         how: Move,
+        claim: Option<Claim>,
     ) -> Result<Sandbox> {
         let now = self.clock.now();
         let latest = latest_deadline(row, self.config.lifetime_max);
@@ -117,6 +123,7 @@ impl Inner {
                 "timeout_s",
                 timeout.as_secs().to_string(),
             )],
+            audit: claim.as_ref().map(|claim| claim.row(row.id.as_str(), now)),
         };
         let moved = self.store.sandbox_intend(intent).await;
         if moved.is_err() {
@@ -126,6 +133,9 @@ impl Inner {
         let moved = moved
             .map_err(unavailable)?
             .ok_or_else(|| Error::no_sandbox(&row.id))?;
+        if let Some(claim) = claim {
+            claim.keep();
+        }
         self.deadlines.set(&moved.id, moved.deadline);
         Ok(moved)
     }

@@ -41,6 +41,7 @@ async fn second_team(running: &Running) -> Tenant {
         team: team.id,
         key: "operator".parse().unwrap(),
         scope: Scope::Full,
+        receipt: None,
     }
 }
 

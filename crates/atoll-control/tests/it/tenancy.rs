@@ -15,6 +15,7 @@ pub(crate) fn stranger() -> Tenant {
         team: "another-team".parse().unwrap(),
         key: "another-key".parse().unwrap(),
         scope: Scope::Full,
+        receipt: None,
     }
 }
 

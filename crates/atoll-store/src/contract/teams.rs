@@ -4,13 +4,14 @@ use std::num::NonZeroU32;
 
 use atoll_core::id::TeamId;
 use atoll_core::quota::{Exceeded, Overrides, Quota, Rate, Usage};
-use atoll_core::sandbox::State;
+use atoll_core::sandbox::{EndReason, State};
 use futures::future::join_all;
 
-use super::{at, history, insert, limits, new, sandbox, start, stop, team, transition};
+use super::{at, history, insert, intent, limits, new, sandbox, start, stop, team, transition};
 use crate::sqlite::SqliteStore;
 use crate::store::{
-    Admission, AuditFilter, AuditRow, Inserted, Store, TeamChange, TeamChanged, TeamRow, TeamUsage,
+    Admission, AuditFilter, AuditRow, Inserted, IntentChange, Store, TeamChange, TeamChanged,
+    TeamRow, TeamUsage,
 };
 
 /// What the suite's sandbox takes while it is not paused.
@@ -242,6 +243,42 @@ fn audit(second: i64, operation: &str) -> AuditRow {
         trace: Some("0af7".to_owned()),
         left_out: 0,
     }
+}
+
+pub(super) async fn a_change_brings_its_audit_row_or_neither_is_there(store: &dyn Store) {
+    let row = start(store, "ia", 110).await;
+    let rows = async || {
+        let filter = AuditFilter {
+            limit: 10,
+            ..AuditFilter::default()
+        };
+        let rows = store.audit_list(&filter).await.unwrap();
+        let operations = rows.into_iter().map(|row| row.operation);
+        operations.collect::<Vec<_>>()
+    };
+    let told = |operation| Some(Box::new(audit(120, operation)));
+    let mut stale = transition(&row, State::Stopping, 120);
+    stale.expected.0 = State::Pending;
+    stale.audit = told("stale");
+    assert_eq!(store.sandbox_transition(stale).await.unwrap(), None);
+    let mut absent = intent(
+        &"iabsent".parse().unwrap(),
+        IntentChange::SetDeadline(at(500)),
+    );
+    absent.audit = told("absent");
+    assert_eq!(store.sandbox_intend(absent).await.unwrap(), None);
+    assert_eq!(rows().await, Vec::<String>::new());
+
+    let mut later = intent(&row.id, IntentChange::SetDeadline(at(500)));
+    later.audit = told("deadline");
+    store.sandbox_intend(later).await.unwrap().unwrap();
+    let mut stop = intent(&row.id, IntentChange::Stop(EndReason::Killed));
+    stop.audit = told("stop");
+    store.sandbox_intend(stop).await.unwrap().unwrap();
+    let mut stopping = transition(&row, State::Stopping, 120);
+    stopping.audit = told("stopping");
+    store.sandbox_transition(stopping).await.unwrap().unwrap();
+    assert_eq!(rows().await, ["stopping", "stop", "deadline"]);
 }
 
 pub(super) async fn the_audit_is_paged_filtered_and_pruned(store: &dyn Store) {

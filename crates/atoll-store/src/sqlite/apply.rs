@@ -13,7 +13,7 @@ use sqlx::Row as _;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 
-use super::batch::readmit;
+use super::batch::{append_audit, readmit};
 use super::node::{self, NodeWrite};
 use super::{decode, event, team, webhook};
 use crate::queries;
@@ -439,6 +439,7 @@ async fn sandbox_intend(
         return Ok(Reply::Sandbox(None));
     };
     event::append(tx, &intent.events.iter().collect::<Vec<_>>(), head).await?;
+    append_audit(tx, intent.audit.as_deref().as_slice()).await?;
     Ok(Reply::Sandbox(Some(Box::new(decode::sandbox(&row)?))))
 }
 

@@ -193,14 +193,24 @@ impl<'w> Batch<'w> {
         replies: &mut [Reply],
         head: &mut Cursor,
     ) -> Result<()> {
-        let mut events = Vec::new();
+        let mut told = Told {
+            audit: self.audit,
+            events: Vec::new(),
+        };
         // What transitions free may be taken by the new ones of the same group.
-        transition_all(tx, &self.transitions, replies, &mut events).await?;
-        stop_all(tx, &self.stops, replies, &mut events).await?;
-        insert_all(tx, &self.inserts, replies, &mut events).await?;
-        event::append(tx, &events, head).await?;
-        append_audit(tx, &self.audit).await
+        transition_all(tx, &self.transitions, replies, &mut told).await?;
+        stop_all(tx, &self.stops, replies, &mut told).await?;
+        insert_all(tx, &self.inserts, replies, &mut told.events).await?;
+        event::append(tx, &told.events, head).await?;
+        append_audit(tx, &told.audit).await
     }
+}
+
+/// What is told of the writes of a batch that were carried out.
+#[derive(Debug)]
+struct Told<'w> {
+    events: Vec<&'w EventRow>,
+    audit: Vec<&'w AuditRow>,
 }
 
 async fn fetch_sandboxes(
@@ -224,7 +234,7 @@ async fn transition_all<'w>(
     tx: &mut SqliteConnection,
     changes: &[(usize, &'w Transition)],
     replies: &mut [Reply],
-    events: &mut Vec<&'w EventRow>,
+    told: &mut Told<'w>,
 ) -> Result<()> {
     let mut found = BTreeMap::new();
     for (text, piece) in pieces(&TRANSITIONS, changes) {
@@ -248,7 +258,8 @@ async fn transition_all<'w>(
                 let labels = sqlx::query(queries::LABELS_DELETE).bind(change.id.as_str());
                 execute(tx, "remove a sandbox's labels", labels).await?;
             }
-            events.extend(&change.events);
+            told.events.extend(&change.events);
+            told.audit.extend(change.audit.as_deref());
         }
         replies[*index] = Reply::Sandbox(row.map(Box::new));
     }
@@ -323,6 +334,7 @@ pub(super) async fn readmit(
     };
     count(tx, &change.team, moved).await?;
     event::append(tx, &change.events.iter().collect::<Vec<_>>(), head).await?;
+    append_audit(tx, change.audit.as_deref().as_slice()).await?;
     answer(Readmission::Accepted(Box::new(decode::sandbox(&row)?)))
 }
 
@@ -350,7 +362,7 @@ async fn stop_all<'w>(
     tx: &mut SqliteConnection,
     stops: &[(usize, &'w Intent, EndReason)],
     replies: &mut [Reply],
-    events: &mut Vec<&'w EventRow>,
+    told: &mut Told<'w>,
 ) -> Result<()> {
     let mut found = BTreeMap::new();
     for (text, piece) in pieces(&STOPS, stops) {
@@ -366,7 +378,8 @@ async fn stop_all<'w>(
     for (index, intent, _) in stops {
         let row = found.remove(&intent.id);
         if row.is_some() {
-            events.extend(&intent.events);
+            told.events.extend(&intent.events);
+            told.audit.extend(intent.audit.as_deref());
         }
         replies[*index] = Reply::Sandbox(row.map(Box::new));
     }
@@ -500,7 +513,7 @@ fn bind_row<'q>(statement: Statement<'q>, sandbox: &'q Sandbox) -> Statement<'q>
         .bind(i64::from(sandbox.is_restarting))
 }
 
-async fn append_audit(tx: &mut SqliteConnection, rows: &[&AuditRow]) -> Result<()> {
+pub(super) async fn append_audit(tx: &mut SqliteConnection, rows: &[&AuditRow]) -> Result<()> {
     for (text, piece) in pieces(&AUDIT, rows) {
         let mut statement = sqlx::query(text);
         for row in piece {
