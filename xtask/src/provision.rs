@@ -178,10 +178,11 @@ impl Python {
 }
 
 /// What `requirements.txt` of the suite brings, by the names that are imported.
-const PYTHON_MODULES: [&str; 6] = [
+const PYTHON_MODULES: [&str; 7] = [
     "e2b",
     "grpc",
     "grpc_reflection",
+    "opentelemetry.proto",
     "pytest",
     "pytest_timeout",
     "websockets",

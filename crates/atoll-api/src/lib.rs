@@ -23,7 +23,6 @@ mod body;
 mod check;
 mod dto;
 pub mod error;
-pub mod fleet;
 mod guard;
 mod lifecycle;
 pub mod limit;

@@ -66,6 +66,17 @@ pub const WEBHOOK_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of a delivery's body. Only metadata makes one this large, and is left out then.
 pub const WEBHOOK_BODY_MAX: usize = 128 * 1024;
 
+/// How long the registration of a node may take: its report is asked for, and `base` is made on it,
+/// before the answer.
+pub const NODE_RPC_TIMEOUT_MAX: Duration = Duration::from_secs(120);
+
+/// Registrations and heartbeats under way at once. Apart from other requests, so that no load of
+/// clients makes nodes look silent.
+pub const MAX_NODE_RPCS: usize = 4096;
+
+/// The largest message of a node: names, an address, some figures.
+pub const MAX_NODE_MESSAGE_BYTES: usize = 64 * 1024;
+
 /// Bytes of an address or another text of a node.
 pub const MAX_NODE_TEXT_LEN: usize = 256;
 

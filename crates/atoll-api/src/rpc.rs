@@ -40,12 +40,13 @@ use connectrpc_health::{HealthExt as _, HealthService};
 use connectrpc_reflection::Reflector;
 use futures::FutureExt as _;
 use http_body::{Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::ApiError;
 use crate::guard::{self, Places};
 use crate::limit::{
-    MAX_RPC_MESSAGE_BYTES, MAX_RPC_STREAMS, RPC_STREAM_TIMEOUT_MAX, RPC_TIMEOUT_MAX,
+    MAX_NODE_MESSAGE_BYTES, MAX_NODE_RPCS, MAX_RPC_MESSAGE_BYTES, MAX_RPC_STREAMS,
+    NODE_RPC_TIMEOUT_MAX, RPC_STREAM_TIMEOUT_MAX, RPC_TIMEOUT_MAX,
 };
 use crate::rest::Api;
 use crate::rpc::installation::Health;
@@ -66,24 +67,29 @@ const UNARY: [&str; 2] = [
     "/grpc.health.v1.Health/{method}",
 ];
 
+/// What node agents call, with places of their own.
+const NODES: [&str; 2] = [
+    "/atoll.orchestrator.v1.OrchestratorService/RegisterNode",
+    "/atoll.orchestrator.v1.OrchestratorService/Heartbeat",
+];
+
 /// The routes of every RPC. Those that answer once share their places with the REST surface.
 pub(crate) fn router(api: &Api, places: &Places) -> axum::Router {
     let services = Arc::new(services(api));
-    let limits = Limits::default()
-        .with_max_request_body_size(MAX_RPC_MESSAGE_BYTES)
-        .with_max_message_size(MAX_RPC_MESSAGE_BYTES);
-    let once = DeadlinePolicy::new()
-        .with_max(RPC_TIMEOUT_MAX)
-        .with_default_timeout(RPC_TIMEOUT_MAX);
-    let streamed = DeadlinePolicy::new()
-        .with_max(RPC_STREAM_TIMEOUT_MAX)
-        .with_default_timeout(RPC_STREAM_TIMEOUT_MAX)
-        .with_enforce_on_streams(true);
-    let streams = Places {
-        slots: Arc::new(Semaphore::new(MAX_RPC_STREAMS)),
-        timeout: places.timeout,
+    let within = |limit| {
+        DeadlinePolicy::new()
+            .with_max(limit)
+            .with_default_timeout(limit)
     };
-    let route = |paths: &[&str], policy: DeadlinePolicy, places: Places| {
+    let streamed = within(RPC_STREAM_TIMEOUT_MAX).with_enforce_on_streams(true);
+    let streams = Places::new(MAX_RPC_STREAMS, places.timeout);
+    // The answer comes in the words of the protocol, as with the others.
+    let margin = places.timeout.saturating_sub(RPC_TIMEOUT_MAX);
+    let nodes = Places::new(MAX_NODE_RPCS, NODE_RPC_TIMEOUT_MAX + margin);
+    let route = |paths: &[&str], policy: DeadlinePolicy, places: Places, bytes: usize| {
+        let limits = Limits::default()
+            .with_max_request_body_size(bytes)
+            .with_max_message_size(bytes);
         let service = ConnectRpcService::from_arc(Arc::clone(&services))
             .with_limits(limits)
             .with_deadline_policy(policy);
@@ -96,7 +102,15 @@ pub(crate) fn router(api: &Api, places: &Places) -> axum::Router {
             .layer(middleware::from_fn_with_state(places, bound))
             .layer(middleware::from_fn_with_state(api.clone(), access::record))
     };
-    route(&UNARY, once, places.clone()).merge(route(&STREAMS, streamed, streams))
+    let once = within(RPC_TIMEOUT_MAX);
+    route(&UNARY, once, places.clone(), MAX_RPC_MESSAGE_BYTES)
+        .merge(route(&STREAMS, streamed, streams, MAX_RPC_MESSAGE_BYTES))
+        .merge(route(
+            &NODES,
+            within(NODE_RPC_TIMEOUT_MAX),
+            nodes,
+            MAX_NODE_MESSAGE_BYTES,
+        ))
 }
 
 fn services(api: &Api) -> Router {

@@ -8,7 +8,7 @@
 //! so, and they join again.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use atoll_core::error::ErrorKind;
@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::error::Result;
 use crate::lock::lock;
 use crate::node_client::NodeClient as _;
-use crate::rpc_node::{InvalidAddress, RpcNode};
+use crate::rpc_node::{InvalidAddress, RpcNode, Traces};
 use crate::service::ControlPlane;
 
 /// Members at a time.
@@ -79,6 +79,7 @@ struct Inner {
     control: ControlPlane,
     token: Option<JoinToken>,
     addresses: Arc<dyn Addresses>,
+    traces: OnceLock<Traces>,
     members: Mutex<BTreeMap<NodeId, Member>>,
     tasks: TaskTracker,
     cancel: CancellationToken,
@@ -105,11 +106,20 @@ impl Fleet {
                 control,
                 token,
                 addresses,
+                traces: OnceLock::new(),
                 members: Mutex::default(),
                 tasks,
                 cancel,
             }),
         }
+    }
+
+    /// The same fleet, whose orders carry the trace that `traces` names.
+    #[must_use]
+    pub fn with_traces(self, traces: Traces) -> Self {
+        // A second source in one process would be the same.
+        let _ = self.inner.traces.set(traces);
+        self
     }
 
     /// Takes a node in, or again: dials it, has it make what every node must have, and compares
@@ -123,11 +133,8 @@ impl Fleet {
         address: &str,
         incarnation: &str,
     ) -> std::result::Result<(), JoinError> {
-        let node = Arc::new(RpcNode::new(
-            id.clone(),
-            address,
-            self.inner.token.as_ref(),
-        )?);
+        let node = RpcNode::new(id.clone(), address, self.inner.token.as_ref())?;
+        let node = Arc::new(node.with_traces(self.inner.traces.get().copied()));
         let session = self.admit(&id, node.authority(), incarnation)?;
         self.inner.addresses.note(&id, node.authority());
         let (reply, answer) = oneshot::channel();

@@ -53,11 +53,18 @@ const UNDER_WAY: Duration = Duration::from_millis(2);
 #[error("`{0}` is no address of a node: write http://HOST:PORT")]
 pub struct InvalidAddress(pub String);
 
+/// Names the current span as a W3C `traceparent`; none if nothing is traced.
+pub type Traces = fn() -> Option<String>;
+
+/// The header that carries a span from process to process (W3C Trace Context).
+const TRACEPARENT: &str = "traceparent";
+
 /// One node over the network.
 pub struct RpcNode {
     id: NodeId,
     authority: String,
     client: NodeServiceClient<HttpClient>,
+    traces: Option<Traces>,
 }
 
 impl std::fmt::Debug for RpcNode {
@@ -101,7 +108,24 @@ impl RpcNode {
             id,
             authority,
             client: NodeServiceClient::new(transport, config),
+            traces: None,
         })
+    }
+
+    /// The same node, whose orders carry the trace that they are given in.
+    #[must_use]
+    pub const fn with_traces(mut self, traces: Option<Traces>) -> Self {
+        self.traces = traces;
+        self
+    }
+
+    /// How an order goes out.
+    fn within(&self, limit: Duration) -> CallOptions {
+        let options = CallOptions::default().with_timeout(limit);
+        match self.traces.and_then(|current| current()) {
+            Some(span) => options.with_header(TRACEPARENT, span),
+            None => options,
+        }
     }
 
     /// `host:port` of the node.
@@ -188,10 +212,6 @@ fn unknown<T>(error: &ConnectError) -> CallOutcome<T> {
     CallOutcome::Unknown(error.to_string())
 }
 
-fn within(limit: Duration) -> CallOptions {
-    CallOptions::default().with_timeout(limit)
-}
-
 #[async_trait]
 impl NodeClient for RpcNode {
     fn node(&self) -> &NodeId {
@@ -205,7 +225,7 @@ impl NodeClient for RpcNode {
         };
         let call = self
             .client
-            .ensure_with_options(request, within(SANDBOX_TIMEOUT));
+            .ensure_with_options(request, self.within(SANDBOX_TIMEOUT));
         match pass(call, "control.ensure.sent", "control.ensure.answered").await {
             Ok(answer) => answer.into_owned().into(),
             Err(error) => unknown(&error),
@@ -218,7 +238,9 @@ impl NodeClient for RpcNode {
             generation: generation.get(),
             ..RemoveRequest::default()
         };
-        let call = self.client.remove(request);
+        let call = self
+            .client
+            .remove_with_options(request, self.within(ORDER_TIMEOUT));
         match pass(call, "control.remove.sent", "control.remove.answered").await {
             Ok(answer) => answer.into_owned().into(),
             Err(error) => unknown(&error),
@@ -237,7 +259,10 @@ impl NodeClient for RpcNode {
             policy: wire::NetworkPolicy::from(policy).into(),
             ..UpdateNetworkRequest::default()
         };
-        match self.client.update_network(request).await {
+        let call = self
+            .client
+            .update_network_with_options(request, self.within(ORDER_TIMEOUT));
+        match call.await {
             Ok(answer) => answer.into_owned().into(),
             Err(error) => unknown(&error),
         }
@@ -257,7 +282,7 @@ impl NodeClient for RpcNode {
         };
         let call = self
             .client
-            .pause_with_options(request, within(SANDBOX_TIMEOUT));
+            .pause_with_options(request, self.within(SANDBOX_TIMEOUT));
         match pass(call, "control.pause.sent", "control.pause.answered").await {
             Ok(answer) => answer.into_owned().into(),
             Err(error) => unknown(&error),
@@ -271,7 +296,7 @@ impl NodeClient for RpcNode {
         };
         let call = self
             .client
-            .resume_with_options(request, within(SANDBOX_TIMEOUT));
+            .resume_with_options(request, self.within(SANDBOX_TIMEOUT));
         match pass(call, "control.resume.sent", "control.resume.answered").await {
             Ok(answer) => answer.into_owned().into(),
             Err(error) => unknown(&error),
@@ -308,7 +333,7 @@ impl NodeClient for RpcNode {
         };
         let call = self
             .client
-            .import_template_with_options(request, within(IMPORT_TIMEOUT));
+            .import_template_with_options(request, self.within(IMPORT_TIMEOUT));
         match call.await {
             Ok(answer) => answer.into_owned().into(),
             Err(error) => unknown(&error),

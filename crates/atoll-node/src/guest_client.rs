@@ -140,7 +140,7 @@ where
         .header(http::header::HOST, "localhost")
         .header(http::header::CONTENT_TYPE, "application/json");
     if let Some(parent) = traceparent::current() {
-        request = request.header("traceparent", parent);
+        request = request.header(traceparent::HEADER, parent);
     }
     let request = request
         .body(Full::new(body))

@@ -26,9 +26,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use self::orders::Orders;
 use crate::agent::Agent;
+use crate::traceparent;
 
 pub mod membership;
 mod orders;
@@ -186,8 +188,10 @@ impl Door {
             let stop = self.cancel.clone();
             return tunnels::open(&self.agent, request, &self.tasks, stop).await;
         }
+        let span = traceparent::of_order(request.headers(), request.uri().path());
         let mut orders = self.orders.clone();
-        match tower_service::Service::call(&mut orders, request).await {
+        let order = tower_service::Service::call(&mut orders, request);
+        match order.instrument(span).await {
             Ok(answer) => answer.map(BodyExt::boxed_unsync),
             Err(never) => match never {},
         }

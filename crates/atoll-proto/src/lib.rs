@@ -4,7 +4,7 @@
 //! the paths (`/process.Process/Start`) are what clients use, so the generated types are the wire
 //! and nothing else; a crate that needs a domain type converts at its own border. What the parts of
 //! a fleet say to each other is for several crates of ours, so its conversions are here, in
-//! [`node_domain`].
+//! [`node_domain`]; a heartbeat becomes its message here too.
 //!
 //! The feature `client` adds the clients of the services; servers do without. The feature
 //! `orchestrator` adds the orchestrator's service and `node` what the parts of a fleet say to each
@@ -39,6 +39,9 @@ mod orchestrated {
 pub mod join_token;
 #[cfg(feature = "node")]
 pub mod node_domain;
+
+#[cfg(all(feature = "node", feature = "orchestrator"))]
+mod orchestrator_domain;
 
 #[cfg(feature = "node")]
 mod fleet {

@@ -7,7 +7,6 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use atoll_core::heartbeat::{Gauge, Heartbeat, MachineUsage, StateDigest};
 use atoll_core::id::{Generation, InvalidId};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::node::{
@@ -303,73 +302,6 @@ impl TryFrom<wire::ReportResponse> for NodeReport {
             total: total.ok_or(Malformed::Missing("total"))?.into(),
             allocated: allocated.ok_or(Malformed::Missing("allocated"))?.into(),
             sandboxes: sandboxes.collect::<Result<_, _>>()?,
-        })
-    }
-}
-
-impl From<Gauge> for wire::Gauge {
-    fn from(gauge: Gauge) -> Self {
-        Self {
-            total: gauge.total,
-            used: gauge.used,
-            ..Self::default()
-        }
-    }
-}
-
-impl From<wire::Gauge> for Gauge {
-    fn from(gauge: wire::Gauge) -> Self {
-        Self {
-            total: gauge.total,
-            used: gauge.used,
-        }
-    }
-}
-
-impl From<&Heartbeat> for wire::Heartbeat {
-    fn from(heartbeat: &Heartbeat) -> Self {
-        let gauge = |gauge: Gauge| wire::Gauge::from(gauge).into();
-        Self {
-            node: heartbeat.node.to_string(),
-            at_us: heartbeat.at.as_micros(),
-            total: wire::Resources::from(heartbeat.total).into(),
-            allocated: wire::Resources::from(heartbeat.allocated).into(),
-            sandboxes: heartbeat.sandboxes,
-            cpu_millis: gauge(heartbeat.usage.cpu_millis),
-            memory_bytes: gauge(heartbeat.usage.memory_bytes),
-            disk_bytes: gauge(heartbeat.usage.disk_bytes),
-            network_bps: gauge(heartbeat.usage.network_bps),
-            digest: heartbeat.digest.bits(),
-            driver: heartbeat.driver.clone(),
-            driver_problem: heartbeat.driver_problem.clone(),
-            ..Self::default()
-        }
-    }
-}
-
-impl TryFrom<wire::Heartbeat> for Heartbeat {
-    type Error = Malformed;
-
-    fn try_from(heartbeat: wire::Heartbeat) -> Result<Self, Malformed> {
-        // What a machine does not tell is zero.
-        let gauge = |gauge: Option<wire::Gauge>| gauge.unwrap_or_default().into();
-        let total = heartbeat.total.into_option();
-        let allocated = heartbeat.allocated.into_option();
-        Ok(Self {
-            node: id(&heartbeat.node)?,
-            at: Timestamp::from_micros(heartbeat.at_us),
-            total: total.ok_or(Malformed::Missing("total"))?.into(),
-            allocated: allocated.ok_or(Malformed::Missing("allocated"))?.into(),
-            sandboxes: heartbeat.sandboxes,
-            usage: MachineUsage {
-                cpu_millis: gauge(heartbeat.cpu_millis.into_option()),
-                memory_bytes: gauge(heartbeat.memory_bytes.into_option()),
-                disk_bytes: gauge(heartbeat.disk_bytes.into_option()),
-                network_bps: gauge(heartbeat.network_bps.into_option()),
-            },
-            digest: StateDigest::from_bits(heartbeat.digest),
-            driver: heartbeat.driver,
-            driver_problem: heartbeat.driver_problem,
         })
     }
 }

@@ -13,7 +13,7 @@ use crate::cli::NodeArgs;
 use crate::components::Components;
 use crate::serve::LOG_FILTER;
 use crate::stack::demand_driver;
-use crate::{crash, listening, node, output, secrets, telemetry};
+use crate::{crash, listening, node, output, secrets, telemetry, traces};
 
 /// Events that may wait to be told.
 const EVENTS_MAX: usize = 4096;
@@ -35,6 +35,7 @@ struct Joined {
 pub(crate) async fn run(arguments: NodeArgs) -> anyhow::Result<()> {
     let _telemetry = telemetry::start(arguments.log_format, LOG_FILTER);
     crash::arm()?;
+    traces::join();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let token = secrets::join_token(arguments.join.join_token_file.as_deref())?;

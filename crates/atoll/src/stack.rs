@@ -164,13 +164,10 @@ impl Stack {
             sandbox_domain: Some(domain.clone()),
         };
         let mut api = Api::new(api_config, control.clone(), tasks.clone());
-        if let Some((fleet, token)) = &reach.fleet {
-            api = api.with_fleet(fleet.clone(), token.clone());
-        }
-        let mut api = observed(api)?;
         if let Some((fleet, token)) = reach.fleet {
-            api = atoll_api::fleet::mount(api, fleet, token);
+            api = api.with_fleet(fleet, token);
         }
+        let api = observed(api)?;
         let api = api.layer(MapRequestLayer::new(name_client));
         let serve = atoll_edge::server::serve(listener, edge, Some(api), tasks, cancel);
         components.start("listener", serve);
@@ -245,7 +242,7 @@ struct Reach {
 /// The API's service with its metrics and traces.
 fn observed(api: Api) -> anyhow::Result<axum::Router> {
     telemetry::metrics().context("count what happens")?;
-    atoll_node::traceparent::set_source(traces::current);
+    traces::join();
     let router = api.with_metrics(telemetry::render_metrics).router();
     Ok(router.layer(axum::middleware::from_fn(traces::adopt)))
 }
@@ -304,7 +301,8 @@ fn joining_nodes(
         addresses,
         tasks.clone(),
         cancel.clone(),
-    );
+    )
+    .with_traces(traces::current);
     Reach {
         dialer: Arc::new(RemoteDialer::new(book, token.clone(), tasks, cancel)),
         fleet: Some((fleet, token)),

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use atoll_node::traceparent::Bridge;
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
@@ -55,6 +56,22 @@ pub(crate) async fn adopt(mut request: Request, next: Next) -> Response {
         propagator.inject_context(&span.context(), &mut HeadersMut(request.headers_mut()));
     }
     next.run(request).instrument(span).await
+}
+
+/// Lets a node of this process continue the traces of its orders, and hand them to guest agents.
+pub(crate) fn join() {
+    atoll_node::traceparent::set(Bridge {
+        current,
+        adopt: belong,
+    });
+}
+
+/// Makes what a `traceparent` names the parent of a span.
+fn belong(span: &tracing::Span, traceparent: &str) {
+    let carrier = HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]);
+    let parent = TraceContextPropagator::new().extract(&carrier);
+    // Fails where nothing is exported: then there is nothing to belong to.
+    let _ = span.set_parent(parent);
 }
 
 /// The current span, for whoever is asked next to continue it.

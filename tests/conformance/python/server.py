@@ -1,4 +1,4 @@
-"""A real `atoll dev` in a process of its own, and what tests need to look at it from outside."""
+"""Real Atolls in processes of their own, and what tests need to look at them from outside."""
 
 import contextlib
 import http.client
@@ -67,7 +67,10 @@ class Answer:
 class DevServer:
     """`atoll dev` with a data directory of its own, on a port of its own."""
 
-    def __init__(self, data_dir=None):
+    COMMAND = "dev"
+
+    def __init__(self, data_dir=None, env=None):
+        self._env = env or {}
         self._made = None
         if data_dir is None:
             self._made = data_dir = Path(tempfile.mkdtemp(prefix="atoll-conformance-"))
@@ -77,14 +80,14 @@ class DevServer:
         self.ready = None
 
     def start(self, *extra):
-        command = [binary(), "dev", "--json", "--data-dir", self.data_dir]
+        command = [binary(), self.COMMAND, "--json", "--data-dir", self.data_dir]
         command += ["--listen", f"127.0.0.1:{free_port()}", *extra]
         # Nothing of the caller's configuration may leak in.
         keep = {k: v for k, v in os.environ.items() if not k.startswith(("E2B_", "ATOLL_"))}
         log = self.log_path.open("ab")
         self.process = subprocess.Popen(
             command,
-            env=keep,
+            env={**keep, **self._env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -178,3 +181,15 @@ class DevServer:
         answer = self.request("GET", "/v2/sandboxes?limit=100")
         assert answer.status == 200, answer
         return {row["sandboxID"] for row in answer.json()}
+
+
+class FleetServer(DevServer):
+    """`atoll server`: the same, with nodes in processes of their own."""
+
+    COMMAND = "server"
+
+
+class FleetNode(DevServer):
+    """`atoll node`. It is ready when it joined; its sandboxes outlive it."""
+
+    COMMAND = "node"

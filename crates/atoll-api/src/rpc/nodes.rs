@@ -204,3 +204,47 @@ fn demand_operator(caller: &Identity, scope: &str) -> Result<(), ApiError> {
     let message = format!("`{scope}` is the operator's to ask: it needs the X-Admin-Token");
     Err(ApiError::new(ErrorKind::PermissionDenied, message))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use atoll_core::heartbeat::{Gauge, MachineUsage};
+    use atoll_core::resources::Resources;
+    use atoll_core::time::Timestamp;
+
+    #[test]
+    fn what_a_node_says_of_itself_arrives_as_it_was_said() {
+        let gauge = |total| Gauge { total, used: 7 };
+        let said = Heartbeat {
+            node: "n1".parse().unwrap(),
+            at: Timestamp::from_micros(1_790_000_000_123_456),
+            total: Resources {
+                cpu_millis: 4_000,
+                memory_mib: u32::MAX,
+                disk_mib: 5,
+            },
+            allocated: Resources {
+                cpu_millis: 1,
+                memory_mib: 2,
+                disk_mib: 3,
+            },
+            sandboxes: 9,
+            usage: MachineUsage {
+                cpu_millis: gauge(11),
+                memory_bytes: gauge(12),
+                disk_bytes: gauge(13),
+                network_bps: gauge(14),
+            },
+            digest: StateDigest::from_bits(u64::MAX),
+            driver: "jail".to_owned(),
+            driver_problem: Some("no cgroups".to_owned()),
+        };
+        let request = HeartbeatRequest {
+            incarnation: "once".to_owned(),
+            ..HeartbeatRequest::from(&said)
+        };
+        let (heard, incarnation) = beat(request).unwrap();
+        assert_eq!(heard, said);
+        assert_eq!(incarnation, "once");
+    }
+}

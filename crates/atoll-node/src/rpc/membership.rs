@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use atoll_core::heartbeat::Heartbeat;
 use atoll_core::id::NodeId;
 use atoll_proto::join_token::JoinToken;
-use atoll_proto::node::{self as wire, BeatRequest, FleetServiceClient, JoinRequest};
+use atoll_proto::orchestrator::{
+    HeartbeatRequest, OrchestratorServiceClient, RegisterNodeRequest,
+};
 use connectrpc::client::{CallOptions, ClientConfig, HttpClient};
 use tokio_util::sync::CancellationToken;
 
@@ -52,7 +54,7 @@ pub async fn run(
     if let Some(token) = &config.token {
         client_config = client_config.with_default_header("authorization", token.header());
     }
-    let client = FleetServiceClient::new(HttpClient::plaintext_http2_only(), client_config);
+    let client = OrchestratorServiceClient::new(HttpClient::plaintext_http2_only(), client_config);
     let member = Member { config, client };
     while cancel.run_until_cancelled(member.join()).await.is_some() {
         joined();
@@ -66,7 +68,7 @@ pub async fn run(
 
 struct Member {
     config: Config,
-    client: FleetServiceClient<HttpClient>,
+    client: OrchestratorServiceClient<HttpClient>,
 }
 
 impl Member {
@@ -75,14 +77,15 @@ impl Member {
         let mut pause = RETRY_PAUSE;
         let mut is_reported = false;
         loop {
-            let request = JoinRequest {
-                node: self.config.node.to_string(),
+            let request = RegisterNodeRequest {
+                node_id: self.config.node.to_string(),
                 address: self.config.address.to_string(),
                 incarnation: self.config.incarnation.clone(),
-                ..JoinRequest::default()
+                ..RegisterNodeRequest::default()
             };
             let options = CallOptions::default().with_timeout(JOIN_TIMEOUT);
-            match self.client.join_with_options(request, options).await {
+            let call = self.client.register_node_with_options(request, options);
+            match call.await {
                 Ok(_) => {
                     tracing::info!(server = %self.config.server, "joined the server");
                     return;
@@ -109,13 +112,12 @@ struct Membership<'a> {
 #[async_trait]
 impl HeartbeatSink for Membership<'_> {
     async fn send(&self, heartbeat: Heartbeat) -> Result<(), String> {
-        let request = BeatRequest {
+        let request = HeartbeatRequest {
             incarnation: self.member.config.incarnation.clone(),
-            heartbeat: wire::Heartbeat::from(&heartbeat).into(),
-            ..BeatRequest::default()
+            ..HeartbeatRequest::from(&heartbeat)
         };
         let options = CallOptions::default().with_timeout(BEAT_TIMEOUT);
-        let call = self.member.client.beat_with_options(request, options);
+        let call = self.member.client.heartbeat_with_options(request, options);
         let answer = call.await.map_err(|error| error.to_string())?;
         if !answer.into_owned().is_member {
             tracing::info!("the server does not know this node; joining again");

@@ -1,0 +1,61 @@
+//! Messages of `atoll/orchestrator/v1` that parts of the fleet make, from the domain's types. What
+//! the orchestrator makes of them is checked where it arrives.
+
+use atoll_core::heartbeat::{Gauge, Heartbeat, MachineUsage};
+use atoll_core::resources::Resources as Amounts;
+use buffa_types::google::protobuf;
+
+use crate::orchestrator::{Capacity, HeartbeatRequest, Resources};
+
+const MICROS_PER_SECOND: i64 = 1_000_000;
+const NANOS_PER_MICRO: i64 = 1_000;
+const BYTES_PER_MIB: u64 = 1024 * 1024;
+
+/// Everything but the incarnation, which a heartbeat does not know.
+impl From<&Heartbeat> for HeartbeatRequest {
+    fn from(heartbeat: &Heartbeat) -> Self {
+        let micros = heartbeat.at.as_micros();
+        let nanos = micros.rem_euclid(MICROS_PER_SECOND) * NANOS_PER_MICRO;
+        let at = protobuf::Timestamp {
+            seconds: micros.div_euclid(MICROS_PER_SECOND),
+            nanos: i32::try_from(nanos).unwrap_or_default(),
+            ..protobuf::Timestamp::default()
+        };
+        Self {
+            node_id: heartbeat.node.to_string(),
+            at: at.into(),
+            total: amounts(heartbeat.total).into(),
+            allocated: amounts(heartbeat.allocated).into(),
+            sandboxes: heartbeat.sandboxes,
+            measured: measured(&heartbeat.usage).into(),
+            digest: heartbeat.digest.bits(),
+            driver: heartbeat.driver.clone(),
+            driver_problem: heartbeat.driver_problem.clone().unwrap_or_default(),
+            ..Self::default()
+        }
+    }
+}
+
+fn amounts(amounts: Amounts) -> Resources {
+    Resources {
+        cpu_millicores: u64::from(amounts.cpu_millis),
+        memory_bytes: u64::from(amounts.memory_mib) * BYTES_PER_MIB,
+        disk_bytes: u64::from(amounts.disk_mib) * BYTES_PER_MIB,
+        ..Resources::default()
+    }
+}
+
+fn measured(usage: &MachineUsage) -> Capacity {
+    let amounts = |of: fn(Gauge) -> u64| Resources {
+        cpu_millicores: of(usage.cpu_millis),
+        memory_bytes: of(usage.memory_bytes),
+        disk_bytes: of(usage.disk_bytes),
+        network_bits_per_second: Some(of(usage.network_bps)),
+        ..Resources::default()
+    };
+    Capacity {
+        total: amounts(|gauge| gauge.total).into(),
+        used: amounts(|gauge| gauge.used).into(),
+        ..Capacity::default()
+    }
+}
