@@ -432,7 +432,21 @@ async fn an_idempotency_key_is_used_once(store: &dyn Store) {
         fingerprint: "f".to_owned(),
     };
     assert_eq!(two.unwrap(), replayed);
+    let mut third = first.clone();
+    third.sandbox.id = "ic".parse().unwrap();
+    // It made another sandbox, or is another team's: nothing is released.
+    let (ours, other) = (team(), "other".parse::<TeamId>().unwrap());
+    for (team, sandbox) in [(&ours, &third.sandbox.id), (&other, &first.sandbox.id)] {
+        let release = store.idempotency_release(team, "k", sandbox);
+        release.await.unwrap();
+        let again = store.sandbox_insert(third.clone()).await.unwrap();
+        assert_eq!(again, replayed);
+    }
     assert_eq!(store.team_usage(&team()).await.unwrap().charged.places, 1);
+    let release = store.idempotency_release(&ours, "k", &first.sandbox.id);
+    release.await.unwrap();
+    let again = store.sandbox_insert(third).await.unwrap();
+    assert_eq!(again, Admission::Accepted);
 }
 
 async fn a_stale_transition_changes_nothing(store: &dyn Store) {

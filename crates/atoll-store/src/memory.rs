@@ -618,6 +618,21 @@ impl Store for MemStore {
         Ok(self.change(|tables| tables.insert(new)))
     }
 
+    async fn idempotency_release(
+        &self,
+        team: &TeamId,
+        key: &str,
+        sandbox: &SandboxId,
+    ) -> Result<()> {
+        let key = (team.clone(), key.to_owned());
+        let mut tables = self.tables();
+        let made = tables.idempotency.get(&key);
+        if made.is_some_and(|(_, made, _)| made == sandbox) {
+            tables.idempotency.remove(&key);
+        }
+        Ok(())
+    }
+
     async fn sandbox_get(&self, id: &SandboxId) -> Result<Option<Sandbox>> {
         Ok(self.tables().sandboxes.get(id).cloned())
     }

@@ -264,6 +264,8 @@ pub(crate) const IDEMPOTENCY_FIND: &str =
     "SELECT sandbox, fingerprint FROM idempotency_keys WHERE team = $1 AND key = $2";
 pub(crate) const IDEMPOTENCY_INSERT: &str = "INSERT INTO idempotency_keys \
      (team, key, fingerprint, sandbox, created_at) VALUES ($1, $2, $3, $4, $5)";
+pub(crate) const IDEMPOTENCY_RELEASE: &str =
+    "DELETE FROM idempotency_keys WHERE team = $1 AND key = $2 AND sandbox = $3";
 
 /// The columns of an audit row after its place, in the order that the row reader expects.
 macro_rules! audit_columns {

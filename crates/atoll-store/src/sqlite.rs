@@ -225,6 +225,20 @@ impl Store for SqliteStore {
         Ok(reply.into_admission())
     }
 
+    async fn idempotency_release(
+        &self,
+        team: &TeamId,
+        key: &str,
+        sandbox: &SandboxId,
+    ) -> Result<()> {
+        let write = Write::IdempotencyRelease {
+            team: team.clone(),
+            key: key.to_owned(),
+            sandbox: sandbox.clone(),
+        };
+        self.write(write).await.map(Reply::into_unit)
+    }
+
     async fn sandbox_get(&self, id: &SandboxId) -> Result<Option<Sandbox>> {
         read::sandbox_get(&self.readers, id).await
     }

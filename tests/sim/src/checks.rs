@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_core::event::Subject;
+use atoll_core::event::{EventKind, Subject};
 use atoll_core::id::{Generation, SandboxId, TeamId};
 use atoll_core::quota::Charge;
 use atoll_core::resources::Resources;
@@ -325,13 +325,15 @@ impl Checks {
     }
 
     /// Every change of every sandbox is in its history, once and in order, and every idempotency
-    /// key made one sandbox.
+    /// key made one sandbox that served; those that came to nothing do not count.
     pub(crate) async fn judge_history(&self) {
         let entries = self.database.book.entries();
         let mut by_key = BTreeMap::new();
         for (id, entry) in &entries {
             self.judge_events(id, entry).await;
-            let key = entry.key.as_ref().map(|key| (&entry.team, key));
+            let has_served = entry.events.contains(&EventKind::SandboxRunning.as_str());
+            let key = entry.key.as_ref().filter(|_| has_served);
+            let key = key.map(|key| (&entry.team, key));
             if let Some(key) = key
                 && let Some(first) = by_key.insert(key, id)
             {

@@ -306,6 +306,15 @@ impl Store for SimStore {
         pass!(self, key_touch(used))
     }
 
+    async fn idempotency_release(
+        &self,
+        team: &TeamId,
+        key: &str,
+        sandbox: &SandboxId,
+    ) -> Result<()> {
+        pass!(self, idempotency_release(team, key, sandbox))
+    }
+
     async fn template_insert(&self, template: &Template) -> Result<Inserted> {
         pass!(self, template_insert(template))
     }

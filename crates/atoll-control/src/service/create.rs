@@ -35,6 +35,14 @@ const OK: &str = "ok";
 /// When to try again after the quota was used up.
 const QUOTA_RETRY_AFTER: Duration = Duration::from_secs(5);
 
+/// What became of a create's intent.
+enum Admitted {
+    /// It was written.
+    Now(Box<Sandbox>),
+    /// An earlier request with the same key made this one.
+    Before(SandboxId),
+}
+
 impl ControlPlane {
     /// Makes a sandbox and waits until it serves.
     ///
@@ -105,12 +113,36 @@ impl Inner {
         request: CreateRequest,
         template: &Template,
     ) -> Result<SandboxView> {
+        let Some(key) = request.idempotency_key.clone() else {
+            let admitted = self.admit(tenant, request, template).await?;
+            return self.await_admitted(admitted, false).await;
+        };
+        let mut admitted = self.admit(tenant, request.clone(), template).await?;
+        if let Admitted::Before(first) = &admitted
+            && self.came_to_nothing(first).await?
+        {
+            // Refused before it ever served: nothing was done under the key, so it is tried anew.
+            // Of several that come at the same time one makes it, and the others find that one.
+            let store = &self.store;
+            let released = store.idempotency_release(&tenant.team, &key, first).await;
+            released.map_err(unavailable)?;
+            admitted = self.admit(tenant, request, template).await?;
+        }
+        self.await_admitted(admitted, true).await
+    }
+
+    /// Writes the intent of a create, unless its idempotency key made a sandbox before.
+    async fn admit(
+        self: &Arc<Self>,
+        tenant: &Tenant,
+        request: CreateRequest,
+        template: &Template,
+    ) -> Result<Admitted> {
         let fingerprint = request.fingerprint.clone();
         let idempotency = request.idempotency_key.clone().map(|key| IdempotencyKey {
             key,
             fingerprint: request.fingerprint.clone(),
         });
-        let has_key = idempotency.is_some();
         let began = Instant::now();
         let mut row = self.new_row(tenant, request, template);
         let created = events::announce(&row, row.created_at, Announcement::Created);
@@ -149,11 +181,24 @@ impl Inner {
                     )
                     .with_code(code::IDEMPOTENCY_MISMATCH));
                 }
-                return self.replay(&sandbox).await;
+                return Ok(Admitted::Before(sandbox));
             }
         }
         self.catalog
             .count_spawned(&row.config.template, row.created_at);
+        Ok(Admitted::Now(Box::new(row)))
+    }
+
+    /// Waits until what was admitted serves, now or by an earlier request.
+    async fn await_admitted(
+        self: &Arc<Self>,
+        admitted: Admitted,
+        has_key: bool,
+    ) -> Result<SandboxView> {
+        let row = match admitted {
+            Admitted::Now(row) => *row,
+            Admitted::Before(first) => return self.replay(&first).await,
+        };
         let id = row.id.clone();
         let began = Instant::now();
         let watch = self.reconciler.begin(self, row, tenant.receipt.clone());
@@ -162,6 +207,19 @@ impl Inner {
             metrics::phase("start", began.elapsed());
         }
         served
+    }
+
+    /// Whether a create ended before its sandbox ever served, and not because somebody said so.
+    async fn came_to_nothing(&self, id: &SandboxId) -> Result<bool> {
+        let row = self.store.sandbox_get(id).await.map_err(unavailable)?;
+        Ok(row.is_some_and(|row| {
+            is_over(&row)
+                && row.started_at.is_none()
+                && matches!(
+                    row.stop_reason,
+                    Some(EndReason::NoCapacity | EndReason::Failed | EndReason::NodeLost)
+                )
+        }))
     }
 
     fn new_row(&self, tenant: &Tenant, request: CreateRequest, template: &Template) -> Sandbox {

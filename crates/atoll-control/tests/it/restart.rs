@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use atoll_control::code;
 use atoll_core::error::ErrorKind;
+use atoll_core::node::Refusal;
 use secrecy::SecretString;
 
 use crate::fake_node::Script;
@@ -125,6 +126,36 @@ async fn a_repeated_request_finds_what_the_first_one_made() {
     assert_eq!(error.kind, ErrorKind::Conflict);
     assert_eq!(error.code, Some(code::IDEMPOTENCY_MISMATCH));
 
+    control.sandbox_kill(tenant, &id).await.unwrap();
+    let error = control.sandbox_create(tenant, wanted).await.unwrap_err();
+    assert_eq!(error.code, Some(code::IDEMPOTENCY_OUTCOME_UNKNOWN));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_refused_create_is_tried_anew_under_its_key() {
+    let world = World::new();
+    let running = world.start().await;
+    let mut wanted = request();
+    wanted.idempotency_key = Some("key-1".to_owned());
+    let (control, tenant) = (&running.control, &running.tenant);
+    for expected in [ErrorKind::NoCapacity, ErrorKind::NoCapacity] {
+        let full = Refusal::NoRoom("full".to_owned());
+        world.node().script(Script::Refuse(full));
+        let refused = control.sandbox_create(tenant, wanted.clone()).await;
+        assert_eq!(refused.unwrap_err().kind, expected);
+    }
+    // Repetitions at the same time make one sandbox, and so do later ones.
+    let (one, other) = tokio::join!(
+        control.sandbox_create(tenant, wanted.clone()),
+        control.sandbox_create(tenant, wanted.clone()),
+    );
+    let id = one.unwrap().sandbox.id;
+    assert_eq!(other.unwrap().sandbox.id, id);
+    let again = control.sandbox_create(tenant, wanted.clone()).await;
+    assert_eq!(again.unwrap().sandbox.id, id);
+    assert_eq!(world.node().running(), std::slice::from_ref(&id));
+    // What served is never made again, however it ended.
     control.sandbox_kill(tenant, &id).await.unwrap();
     let error = control.sandbox_create(tenant, wanted).await.unwrap_err();
     assert_eq!(error.code, Some(code::IDEMPOTENCY_OUTCOME_UNKNOWN));

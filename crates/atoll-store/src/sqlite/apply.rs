@@ -48,6 +48,11 @@ pub(super) enum Write {
         key: KeyId,
     },
     KeyTouch(Vec<(KeyId, Timestamp)>),
+    IdempotencyRelease {
+        team: TeamId,
+        key: String,
+        sandbox: SandboxId,
+    },
     TemplateInsert(Template),
     TemplateUpdate(Template),
     TemplateSpawned {
@@ -201,6 +206,14 @@ pub(super) async fn apply(
         Write::KeyInsert(key) => team::key_insert(tx, key).await,
         Write::KeyRemove { team, key } => team::key_remove(tx, team, key).await,
         Write::KeyTouch(used) => team::key_touch(tx, used).await,
+        Write::IdempotencyRelease { team, key, sandbox } => {
+            let release = sqlx::query(queries::IDEMPOTENCY_RELEASE)
+                .bind(team.as_str())
+                .bind(key)
+                .bind(sandbox.as_str());
+            execute(tx, "release an idempotency key", release).await?;
+            Ok(Reply::Unit)
+        }
         Write::TemplateInsert(template) => template_insert(tx, template).await,
         Write::TemplateUpdate(template) => template_update(tx, template).await,
         Write::TemplateSpawned { id, count, last } => {
