@@ -53,6 +53,8 @@ struct SandboxDto {
     team: String,
     #[serde(rename = "templateID")]
     template: String,
+    /// The key it was made with, or who acted without one.
+    created_by: Option<String>,
     at: String,
     intent: IntentDto,
     observed: ObservedDto,
@@ -127,6 +129,7 @@ impl From<&SandboxExplanation> for SandboxDto {
             id: row.id.to_string(),
             team: row.team.to_string(),
             template: row.config.template.to_string(),
+            created_by: row.created_by.as_ref().map(ToString::to_string),
             at: to_rfc3339(explanation.at),
             intent: IntentDto {
                 state: state_name(row.state),

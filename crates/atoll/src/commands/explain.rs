@@ -38,10 +38,11 @@ pub(crate) async fn run(command: ExplainCommand) -> anyhow::Result<()> {
 fn sandbox(explained: &Value) -> String {
     let intent = &explained["intent"];
     let mut text = format!(
-        "sandbox {}  team {}  template {}\n",
+        "sandbox {}  team {}  template {}  made by {}\n",
         word(&explained["sandboxID"]),
         word(&explained["teamID"]),
         word(&explained["templateID"]),
+        word(&explained["createdBy"]),
     );
     let _ = writeln!(
         text,
