@@ -2,7 +2,7 @@
 //!
 //! The store is the truth; this copy changes right after each of its writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use atoll_core::id::{TeamId, TemplateId};
@@ -115,6 +115,14 @@ impl Catalog {
             Some(row) if is_usable(&row.template, team) => Found::Usable(Arc::clone(row)),
             Some(_) => Found::Foreign,
         }
+    }
+
+    /// How many templates are here and not among these, or the other way round.
+    pub(crate) fn differences(&self, rows: &[TemplateRow]) -> usize {
+        let theirs: BTreeSet<_> = rows.iter().map(|row| &row.template.id).collect();
+        let inner = lock(&self.inner);
+        let ours: BTreeSet<_> = inner.rows.keys().collect();
+        ours.symmetric_difference(&theirs).count()
     }
 
     /// The templates a team may start and that are its own or global, by first name.

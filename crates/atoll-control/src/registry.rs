@@ -564,6 +564,13 @@ impl Registry {
         lock(&self.inner).next_sequence()
     }
 
+    /// Notes how long a node took to report.
+    pub(crate) fn note_latency(&self, id: &NodeId, latency: Duration) {
+        if let Some(node) = lock(&self.inner).nodes.get_mut(id) {
+            node.latency = Some(latency);
+        }
+    }
+
     /// Takes over a node's whole report, asked for at `began`.
     pub(crate) fn take_report(&self, report: &NodeReport, began: Sequence) -> Synchronised {
         let mut inner = lock(&self.inner);
@@ -668,6 +675,8 @@ impl Registry {
                 allocated: node.allocated,
                 sandboxes: node.sandboxes,
                 is_reachable: node.health == NodeHealth::Ready,
+                has_joined: node.client.is_some(),
+                latency: node.latency,
                 joined_at: node.joined_at,
                 last_heartbeat: node.heartbeat.as_ref().map(|received| HeartbeatView {
                     heartbeat: received.heartbeat.clone(),

@@ -301,7 +301,11 @@ pub struct NodeView {
     pub sandboxes: u32,
     /// Whether it answers.
     pub is_reachable: bool,
-    /// When it joined this control plane; none: not since that started.
+    /// Whether it joined since this control plane started: one that did can be given orders.
+    pub has_joined: bool,
+    /// How long its last report took; none: it has not reported.
+    pub latency: Option<Duration>,
+    /// When it joined first; none: that is not recorded.
     pub joined_at: Option<Timestamp>,
     /// The last heartbeat, and what it says the machine uses.
     pub last_heartbeat: Option<HeartbeatView>,

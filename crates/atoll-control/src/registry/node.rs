@@ -40,6 +40,8 @@ pub(super) struct NodeEntry {
     /// When it was last heard of, or when we began to wait for it.
     pub(super) last_contact: Instant,
     pub(super) joined_at: Option<Timestamp>,
+    /// How long its last report took.
+    pub(super) latency: Option<Duration>,
     pub(super) total: Resources,
     pub(super) allocated: Resources,
     pub(super) sandboxes: u32,
@@ -109,6 +111,7 @@ impl NodeEntry {
             is_synchronising: false,
             last_contact: Instant::now(),
             joined_at: None,
+            latency: None,
             total: Resources::default(),
             allocated: Resources::default(),
             sandboxes: 0,

@@ -31,6 +31,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A check that is younger is not repeated for who does not insist.
 const FRESH: Duration = Duration::from_secs(1);
 
+/// Nodes that are named where more than one is missing.
+const MISSING_SHOWN: usize = 16;
+
 /// Parts that can be watched beside the built-in ones.
 const PROBES_MAX: usize = 64;
 
@@ -102,7 +105,7 @@ impl Verdict {
     }
 }
 
-/// A part that is watched beside the store and the nodes: a cache, a discovery, a disk.
+/// A part that is watched beside the store, the cache, the discovery and the nodes: a disk.
 #[async_trait]
 pub trait HealthProbe: Send + Sync + std::fmt::Debug {
     /// What it is called.
@@ -163,17 +166,22 @@ impl ControlPlane {
 
 const STORE: &str = "store";
 
+/// How often the cache is compared before it counts as different: a template that is being made is
+/// in one place before the other.
+const CACHE_LOOKS: u32 = 2;
+
 impl Inner {
     pub(crate) async fn check_health(&self) -> Health {
         let probes = lock(&self.health.probes).clone();
-        let (store, others) = tokio::join!(
+        let (store, cache, others) = tokio::join!(
             self.store_health(),
+            self.cache_health(),
             join_all(probes.iter().map(|probe| watched(probe.as_ref()))),
         );
         let nodes = self.registry.view();
         let fleet = fleet_status(&nodes);
         let essential = store.status.max(fleet);
-        let mut components = vec![store];
+        let mut components = vec![store, cache, discovery(&nodes)];
         components.extend(others);
         components.extend(nodes.iter().flat_map(of_node));
         self.note_successes(&mut components);
@@ -205,6 +213,30 @@ impl Inner {
             Err(_) => Verdict::unhealthy("does not answer in time"),
         };
         component(STORE.to_owned(), verdict, Some(latency))
+    }
+
+    /// The copies in memory that creates decide by: whether they have what the store has.
+    async fn cache_health(&self) -> ComponentHealth {
+        let begun = Instant::now();
+        let look = async {
+            let mut differences = 0;
+            for _ in 0..CACHE_LOOKS {
+                let rows = self.store.template_list().await.map_err(|_| ())?;
+                differences = self.catalog.differences(&rows);
+                if differences == 0 {
+                    break;
+                }
+            }
+            Ok(differences)
+        };
+        let verdict = match timeout(STORE_TIMEOUT, look).await {
+            Ok(Ok(0)) => Verdict::healthy(),
+            Ok(Ok(differences)) => {
+                Verdict::degraded(format!("{differences} templates are not as in the store"))
+            }
+            Ok(Err(())) | Err(_) => Verdict::degraded("cannot be compared with the store"),
+        };
+        component("cache".to_owned(), verdict, Some(begun.elapsed()))
     }
 
     /// Fills in when each component last worked. Those that are gone are forgotten.
@@ -251,7 +283,28 @@ fn fleet_status(nodes: &[NodeView]) -> HealthStatus {
     }
 }
 
-/// A node, its driver, its disk and its clock.
+/// Whether the nodes that are known made themselves known to this control plane, so that it can
+/// reach them.
+fn discovery(nodes: &[NodeView]) -> ComponentHealth {
+    let begun = Instant::now();
+    let expected = nodes.iter().filter(|node| node.state != NodeState::Left);
+    let missing: Vec<_> = expected
+        .filter(|node| !node.has_joined)
+        .map(|node| node.id.as_str())
+        .take(MISSING_SHOWN)
+        .collect();
+    let verdict = if !nodes.iter().any(|node| node.has_joined) {
+        Verdict::degraded("no node has joined since the server started")
+    } else if missing.is_empty() {
+        Verdict::healthy()
+    } else {
+        let names = missing.join(", ");
+        Verdict::degraded(format!("have not joined since the server started: {names}"))
+    };
+    component("discovery".to_owned(), verdict, Some(begun.elapsed()))
+}
+
+/// A node, its driver, its disk and its clock. The latency of each is the node's.
 fn of_node(node: &NodeView) -> Vec<ComponentHealth> {
     let id = &node.id;
     let verdict = match (node.state, &node.breaker) {
@@ -265,7 +318,7 @@ fn of_node(node: &NodeView) -> Vec<ComponentHealth> {
             why.as_deref().unwrap_or("it failed")
         )),
     };
-    let mut parts = vec![component(format!("node {id}"), verdict, None)];
+    let mut parts = vec![component(format!("node {id}"), verdict, node.latency)];
     let beat = node.last_heartbeat.as_ref();
     let Some(beat) = beat.filter(|_| node.is_reachable) else {
         return parts;
@@ -284,10 +337,10 @@ fn of_node(node: &NodeView) -> Vec<ComponentHealth> {
         Verdict::healthy()
     };
     let driver_name = format!("driver {} on {id}", beat.heartbeat.driver);
-    parts.push(component(driver_name, driver, None));
+    parts.push(component(driver_name, driver, node.latency));
     let disk = Verdict::of_disk(beat.heartbeat.usage.disk_bytes);
-    parts.push(component(format!("disk of {id}"), disk, None));
-    parts.push(component(format!("clock of {id}"), clock, None));
+    parts.push(component(format!("disk of {id}"), disk, node.latency));
+    parts.push(component(format!("clock of {id}"), clock, node.latency));
     for part in &mut parts[1..] {
         part.last_success = Some(beat.received_at);
     }

@@ -107,6 +107,7 @@ pub(crate) async fn synchronise_once(inner: &Arc<Inner>, client: &dyn NodeClient
 /// Takes over a node's report: wakes what changed, removes what is not intended.
 pub(crate) async fn synchronise(inner: &Arc<Inner>, client: &dyn NodeClient) -> Result<(), String> {
     let began = inner.registry.begin_report();
+    let asked = Instant::now();
     let report = match client.report().await {
         CallOutcome::Done(report) => report,
         CallOutcome::Refused(refusal) => return Err(refusal.to_string()),
@@ -115,6 +116,9 @@ pub(crate) async fn synchronise(inner: &Arc<Inner>, client: &dyn NodeClient) -> 
     if report.node != *client.node() {
         return Err(format!("it calls itself {}", report.node));
     }
+    inner
+        .registry
+        .note_latency(client.node(), asked.elapsed());
     let result = inner.registry.take_report(&report, began);
     if let Some((before, after)) = result.state
         && before != after

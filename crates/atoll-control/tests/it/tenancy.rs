@@ -269,10 +269,10 @@ async fn health_tells_of_the_store_and_each_node() {
         .iter()
         .map(|part| part.name.as_str())
         .collect();
-    assert_eq!(names, ["store", "node node-1"]);
+    assert_eq!(names, ["store", "cache", "discovery", "node node-1"]);
     world.node().set_silent(true);
     wait_for("the node to be suspect", async || {
-        running.control.health().await.components[1].status == HealthStatus::Degraded
+        running.control.health().await.components[3].status == HealthStatus::Degraded
     })
     .await;
     world.node().set_silent(false);
