@@ -80,6 +80,9 @@ pub const MAX_NODE_MESSAGE_BYTES: usize = 64 * 1024;
 /// Bytes of an address or another text of a node.
 pub const MAX_NODE_TEXT_LEN: usize = 256;
 
+/// Labels of a node.
+pub const MAX_NODE_TAGS: usize = 64;
+
 /// Types of events in one watch.
 pub const MAX_WATCH_TYPES: usize = 64;
 

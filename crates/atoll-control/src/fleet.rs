@@ -14,6 +14,7 @@ use std::time::Duration;
 use atoll_core::error::ErrorKind;
 use atoll_core::heartbeat::Heartbeat;
 use atoll_core::id::NodeId;
+use atoll_core::node::NodeInfo;
 use atoll_proto::join_token::JoinToken;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -130,10 +131,12 @@ impl Fleet {
     pub async fn join(
         &self,
         id: NodeId,
-        address: &str,
+        info: NodeInfo,
         incarnation: &str,
     ) -> std::result::Result<(), JoinError> {
-        let node = RpcNode::new(id.clone(), address, self.inner.token.as_ref())?;
+        let address = info.address.unwrap_or_default();
+        let node = RpcNode::new(id.clone(), &address, self.inner.token.as_ref())?;
+        let node = node.named(info.name, info.tags);
         let node = Arc::new(node.with_traces(self.inner.traces.get().copied()));
         let session = self.admit(&id, node.authority(), incarnation)?;
         self.inner.addresses.note(&id, node.authority());

@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use atoll_core::heartbeat::Heartbeat;
 use atoll_core::id::{Generation, NodeId, SandboxId, TeamId};

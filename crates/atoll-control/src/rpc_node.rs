@@ -3,6 +3,7 @@
 //! What the node decided comes as a message. An error of the transport, or a deadline, says nothing
 //! about whether the node acted: it is an unknown outcome, never a refusal.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use async_trait::async_trait;
 use atoll_core::crash;
 use atoll_core::id::{BuildId, Generation, NodeId, SandboxId, TemplateId};
 use atoll_core::network::NetworkPolicy;
-use atoll_core::node::{CallOutcome, NodeEvent, NodeReport, ObservedSandbox};
+use atoll_core::node::{CallOutcome, NodeEvent, NodeInfo, NodeReport, ObservedSandbox};
 use atoll_core::sandbox::SandboxSpec;
 use atoll_core::template::TemplateSource;
 use atoll_proto::join_token::JoinToken;
@@ -63,6 +64,7 @@ const TRACEPARENT: &str = "traceparent";
 pub struct RpcNode {
     id: NodeId,
     authority: String,
+    info: NodeInfo,
     client: NodeServiceClient<HttpClient>,
     traces: Option<Traces>,
 }
@@ -107,9 +109,21 @@ impl RpcNode {
         Ok(Self {
             id,
             authority,
+            info: NodeInfo {
+                address: Some(address.to_owned()),
+                ..NodeInfo::default()
+            },
             client: NodeServiceClient::new(transport, config),
             traces: None,
         })
+    }
+
+    /// The same node under its operator's name and labels.
+    #[must_use]
+    pub fn named(mut self, name: String, tags: BTreeMap<String, String>) -> Self {
+        self.info.name = name;
+        self.info.tags = tags;
+        self
     }
 
     /// The same node, whose orders carry the trace that they are given in.
@@ -216,6 +230,10 @@ fn unknown<T>(error: &ConnectError) -> CallOutcome<T> {
 impl NodeClient for RpcNode {
     fn node(&self) -> &NodeId {
         &self.id
+    }
+
+    fn info(&self) -> NodeInfo {
+        self.info.clone()
     }
 
     async fn ensure(&self, spec: &SandboxSpec) -> CallOutcome<ObservedSandbox> {

@@ -587,8 +587,12 @@ pub trait Store: node::NodeStore + WebhookStore {
 
     /// Forgets that an idempotency key made this sandbox, so that the key may make another. One that
     /// made another already stays.
-    async fn idempotency_release(&self, team: &TeamId, key: &str, sandbox: &SandboxId)
-    -> Result<()>;
+    async fn idempotency_release(
+        &self,
+        team: &TeamId,
+        key: &str,
+        sandbox: &SandboxId,
+    ) -> Result<()>;
 
     /// One sandbox, in whatever state.
     async fn sandbox_get(&self, id: &SandboxId) -> Result<Option<Sandbox>>;

@@ -104,6 +104,15 @@ pub(crate) struct NodeArgs {
     /// given.
     #[arg(long, env = "ATOLL_NODE_NAME")]
     pub(crate) name: Option<NodeId>,
+    /// A label of the node, for people and programs that look at the fleet; may repeat.
+    #[arg(
+        long = "tag",
+        value_name = "KEY=VALUE",
+        value_parser = parse_tag,
+        env = "ATOLL_NODE_TAGS",
+        value_delimiter = ','
+    )]
+    pub(crate) tags: Vec<(String, String)>,
     #[command(flatten)]
     pub(crate) data: DataDirArgs,
     #[command(flatten)]
@@ -662,6 +671,13 @@ fn parse_mirror(text: &str) -> Result<(String, String), String> {
             Ok((registry.to_owned(), host.to_owned()))
         }
         _ => Err("must be REGISTRY=HOST, such as docker.io=mirror.example:5000".to_owned()),
+    }
+}
+
+fn parse_tag(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("must be KEY=VALUE, such as zone=a".to_owned()),
     }
 }
 

@@ -62,6 +62,7 @@ pub(crate) async fn run(arguments: NodeArgs) -> anyhow::Result<()> {
         node: id.clone(),
         server: arguments.server,
         address: address.clone(),
+        tags: arguments.tags.into_iter().collect(),
         incarnation: incarnation(),
         token,
     };

@@ -67,7 +67,7 @@ def fleet(collector):
     server, node = FleetServer(env=env), FleetNode(env=env)
     try:
         server.start()
-        node.start("--name", NODE, "--server", server.ready["api_url"])
+        node.start("--name", NODE, "--server", server.ready["api_url"], "--tag", "zone=a")
         yield server, node
         for sandbox in server.listed():
             server.request("DELETE", f"/sandboxes/{sandbox}")
@@ -97,7 +97,7 @@ def beat(incarnation):
 
 
 def test_a_node_registers_and_beats(fleet, agent):
-    _, node = fleet
+    server, node = fleet
     address = node.ready["address"]
     # Another machine does not get a name that is in use.
     other = {"nodeId": NODE, "incarnation": "x", "address": "http://127.0.0.1:1"}
@@ -111,8 +111,10 @@ def test_a_node_registers_and_beats(fleet, agent):
     assert {field.field for field in fields} == {"node_id", "incarnation"}
     # A new start of the node's agent takes its place, and the one before learns of it.
     ours = uuid.uuid4().hex
-    joined = agent.call("RegisterNode", {**other, "incarnation": ours, "address": address})
+    full = {**other, "incarnation": ours, "address": address}
+    joined = agent.call("RegisterNode", {**full, "name": "first", "tags": {"zone": "b"}})
     assert joined.node.id == NODE and joined.node.address.rstrip("/") == address.rstrip("/")
+    assert joined.node.name == "first" and dict(joined.node.tags) == {"zone": "b"}
     assert joined.heartbeat_interval.seconds == 2
     assert (joined.suspect_after.seconds, joined.lost_after.seconds) == (10, 30)
     assert agent.call("Heartbeat", beat(ours)).is_member
@@ -122,6 +124,10 @@ def test_a_node_registers_and_beats(fleet, agent):
     stranger = agent.acting_as(("authorization", "Bearer another-token-of-some-length"))
     for name in ("RegisterNode", "Heartbeat"):
         assert stranger.refusal(name).code == StatusCode.UNAUTHENTICATED, name
+    token = (server.data_dir / "admin-token").read_text().strip()
+    operator = agent.acting_as(("x-admin-token", token))
+    shown = operator.call("GetNodeStatus", {"nodeId": NODE}).node
+    assert shown.address == joined.node.address and dict(shown.tags) == {"zone": "a"}
     # The token opens nothing else.
     assert agent.refusal("ListNodes").code == StatusCode.UNAUTHENTICATED
 

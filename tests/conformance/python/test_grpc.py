@@ -31,6 +31,8 @@ OPERATOR_CALLS = {
     "GetSystemMetrics",
     "GetHealth",
 }
+# SERVING and NOT_SERVING: a machine that is busy enough makes a server slow, and it says so.
+HEALTHS = (b"\x08\x01", b"\x08\x02")
 UNKNOWN_KEY = "e2b_" + "f" * 40
 
 
@@ -483,7 +485,7 @@ def test_streams_have_a_limit_and_say_so(nobody, fresh):
             call = watch(b"", timeout=60)
             calls.append(call)
             try:
-                assert next(iter(call)) == b"\x08\x01"
+                assert next(iter(call)) in HEALTHS
             except grpc.RpcError as error:
                 refused = nobody.refused("Watch", error)
                 break
@@ -499,7 +501,7 @@ def test_streams_have_a_limit_and_say_so(nobody, fresh):
     def is_free_again():
         watch = nobody.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=10)
         try:
-            return next(iter(watch)) == b"\x08\x01"
+            return next(iter(watch)) in HEALTHS
         except grpc.RpcError:
             return False
         finally:

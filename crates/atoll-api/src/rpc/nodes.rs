@@ -6,7 +6,7 @@ use atoll_core::error::ErrorKind;
 use atoll_core::heartbeat::{
     HEARTBEAT_INTERVAL, Heartbeat, LOST_AFTER, SUSPECT_AFTER, StateDigest,
 };
-use atoll_core::node::DrainMode as Drain;
+use atoll_core::node::{DrainMode as Drain, NodeInfo};
 use atoll_proto::orchestrator::{
     DrainMode, DrainNodeRequest, DrainNodeResponse, GetNodeStatusRequest, GetNodeStatusResponse,
     GetResourceUsageRequest, GetResourceUsageResponse, HeartbeatRequest, HeartbeatResponse,
@@ -21,7 +21,7 @@ use super::access::Identity;
 use super::field::{self, Problems};
 use super::message;
 use crate::error::ApiError;
-use crate::limit::MAX_NODE_TEXT_LEN;
+use crate::limit::{MAX_NODE_TAGS, MAX_NODE_TEXT_LEN};
 use crate::rest::Api;
 
 pub(super) fn list(api: &Api) -> ListNodesResponse {
@@ -69,13 +69,17 @@ pub(super) async fn register(
     let mut problems = Problems::default();
     let id = problems.take(field::node_id(&request.node_id).map(Some));
     problems.take(incarnation(&request.incarnation));
-    if request.address.len() > MAX_NODE_TEXT_LEN {
-        let problem = format!("`address` has more than {MAX_NODE_TEXT_LEN} bytes");
-        problems.take::<()>(Err(ApiError::validation(problem).at("address")));
-    }
+    problems.take(text("address", &request.address));
+    problems.take(text("name", &request.name));
+    problems.take(tags(&request));
     problems.finish()?;
     let id = id.ok_or_else(|| ApiError::validation("missing node id"))?;
-    let joining = membership(api)?.join(id.clone(), &request.address, &request.incarnation);
+    let info = NodeInfo {
+        name: request.name,
+        address: Some(request.address),
+        tags: field::ordered(request.tags),
+    };
+    let joining = membership(api)?.join(id.clone(), info, &request.incarnation);
     joining.await.map_err(|error| not_joined(&error))?;
     Ok(RegisterNodeResponse {
         node: message::node(api.control().node_get(&id)?).into(),
@@ -84,6 +88,23 @@ pub(super) async fn register(
         lost_after: protobuf::Duration::from(LOST_AFTER).into(),
         ..RegisterNodeResponse::default()
     })
+}
+
+fn text(name: &'static str, text: &str) -> Result<(), ApiError> {
+    if text.len() <= MAX_NODE_TEXT_LEN {
+        return Ok(());
+    }
+    let problem = format!("`{name}` has more than {MAX_NODE_TEXT_LEN} bytes");
+    Err(ApiError::validation(problem).at(name))
+}
+
+fn tags(request: &RegisterNodeRequest) -> Result<(), ApiError> {
+    if request.tags.len() > MAX_NODE_TAGS {
+        let problem = format!("`tags` has more than {MAX_NODE_TAGS} entries");
+        return Err(ApiError::validation(problem).at("tags"));
+    }
+    let mut texts = request.tags.iter().flat_map(|(key, value)| [key, value]);
+    texts.try_for_each(|part| text("tags", part))
 }
 
 fn not_joined(error: &JoinError) -> ApiError {
@@ -122,10 +143,7 @@ fn beat(request: HeartbeatRequest) -> Result<(Heartbeat, String), ApiError> {
         ("driver", &request.driver),
         ("driver_problem", &request.driver_problem),
     ] {
-        if text.len() > MAX_NODE_TEXT_LEN {
-            let problem = format!("`{name}` has more than {MAX_NODE_TEXT_LEN} bytes");
-            problems.take::<()>(Err(ApiError::validation(problem).at(name)));
-        }
+        problems.take(self::text(name, text));
     }
     problems.finish()?;
     let measured = request.measured.into_option().unwrap_or_default();

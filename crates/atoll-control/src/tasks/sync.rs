@@ -116,9 +116,7 @@ pub(crate) async fn synchronise(inner: &Arc<Inner>, client: &dyn NodeClient) -> 
     if report.node != *client.node() {
         return Err(format!("it calls itself {}", report.node));
     }
-    inner
-        .registry
-        .note_latency(client.node(), asked.elapsed());
+    inner.registry.note_latency(client.node(), asked.elapsed());
     let result = inner.registry.take_report(&report, began);
     if let Some((before, after)) = result.state
         && before != after

@@ -1,15 +1,14 @@
 //! A node's membership: it joins the server, says that it lives, and joins again whenever the
 //! server does not know it. Its sandboxes go on whatever becomes of the server.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use atoll_core::heartbeat::Heartbeat;
 use atoll_core::id::NodeId;
 use atoll_proto::join_token::JoinToken;
-use atoll_proto::orchestrator::{
-    HeartbeatRequest, OrchestratorServiceClient, RegisterNodeRequest,
-};
+use atoll_proto::orchestrator::{HeartbeatRequest, OrchestratorServiceClient, RegisterNodeRequest};
 use connectrpc::client::{CallOptions, ClientConfig, HttpClient};
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +36,8 @@ pub struct Config {
     pub server: http::Uri,
     /// Where the server and the edges reach this node, `http://host:port`.
     pub address: http::Uri,
+    /// Its operator's labels.
+    pub tags: BTreeMap<String, String>,
     /// Differs at every start of this process.
     pub incarnation: String,
     /// What is shown to the server.
@@ -81,6 +82,7 @@ impl Member {
                 node_id: self.config.node.to_string(),
                 address: self.config.address.to_string(),
                 incarnation: self.config.incarnation.clone(),
+                tags: self.config.tags.clone().into_iter().collect(),
                 ..RegisterNodeRequest::default()
             };
             let options = CallOptions::default().with_timeout(JOIN_TIMEOUT);
