@@ -585,7 +585,7 @@ pub trait Store: node::NodeStore + WebhookStore {
     /// Adds a sandbox, if quota and idempotency key allow.
     async fn sandbox_insert(&self, new: NewSandbox) -> Result<Admission>;
 
-    /// Forgets that an idempotency key made this sandbox, so that the key may make another. One that
+    /// Forgets that an idempotency key made this sandbox, so that it may make another. A key that
     /// made another already stays.
     async fn idempotency_release(
         &self,

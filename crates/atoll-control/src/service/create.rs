@@ -115,7 +115,7 @@ impl Inner {
     ) -> Result<SandboxView> {
         let Some(key) = request.idempotency_key.clone() else {
             let admitted = self.admit(tenant, request, template).await?;
-            return self.await_admitted(admitted, false).await;
+            return self.await_admitted(tenant, admitted, false).await;
         };
         let mut admitted = self.admit(tenant, request.clone(), template).await?;
         if let Admitted::Before(first) = &admitted
@@ -128,7 +128,7 @@ impl Inner {
             released.map_err(unavailable)?;
             admitted = self.admit(tenant, request, template).await?;
         }
-        self.await_admitted(admitted, true).await
+        self.await_admitted(tenant, admitted, true).await
     }
 
     /// Writes the intent of a create, unless its idempotency key made a sandbox before.
@@ -192,6 +192,7 @@ impl Inner {
     /// Waits until what was admitted serves, now or by an earlier request.
     async fn await_admitted(
         self: &Arc<Self>,
+        tenant: &Tenant,
         admitted: Admitted,
         has_key: bool,
     ) -> Result<SandboxView> {
