@@ -120,7 +120,18 @@ pub trait HealthProbe: Send + Sync + std::fmt::Debug {
 pub(crate) struct HealthBook {
     probes: Mutex<Vec<Arc<dyn HealthProbe>>>,
     last: Mutex<Option<(Instant, Health)>>,
+    /// Held by whoever checks for those who do not insist.
+    checking: tokio::sync::Mutex<()>,
     successes: Mutex<BTreeMap<String, Timestamp>>,
+}
+
+impl HealthBook {
+    /// The last check, if it is fresh.
+    fn fresh(&self) -> Option<Health> {
+        let last = lock(&self.last);
+        let (at, health) = last.as_ref()?;
+        (at.elapsed() < FRESH).then(|| health.clone())
+    }
 }
 
 impl ControlPlane {
@@ -131,10 +142,15 @@ impl ControlPlane {
 
     /// The last check; a new one if that is not fresh.
     pub async fn health_recent(&self) -> Health {
-        let last = lock(&self.inner.health.last).clone();
-        match last {
-            Some((at, health)) if at.elapsed() < FRESH => health,
-            _ => self.health().await,
+        let book = &self.inner.health;
+        if let Some(health) = book.fresh() {
+            return health;
+        }
+        // Many ask at the moment when the last check grows old: one checks, the others hear of it.
+        let _checking = book.checking.lock().await;
+        match book.fresh() {
+            Some(health) => health,
+            None => self.health().await,
         }
     }
 

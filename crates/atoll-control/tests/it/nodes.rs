@@ -2,9 +2,12 @@
 //! paused: bounds are measured in its time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use atoll_control::node_client::NodeClient as _;
+use atoll_control::{HealthProbe, Verdict};
 use atoll_core::breaker;
 use atoll_core::correction::CorrectionKind;
 use atoll_core::error::ErrorKind;
@@ -360,4 +363,42 @@ async fn creates_succeed_again_soon_after_a_node_begins_to_hang() {
     }
     assert!(succeeded >= 495, "{succeeded} of 500");
     Arc::into_inner(running).unwrap().stop().await;
+}
+
+/// A part that counts how often it is looked at.
+#[derive(Debug, Default)]
+struct Counted(AtomicU32);
+
+#[async_trait]
+impl HealthProbe for Counted {
+    fn name(&self) -> String {
+        "counted".to_owned()
+    }
+
+    async fn check(&self) -> Verdict {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Verdict::healthy()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn everything_is_checked_every_thirty_seconds_and_on_demand() {
+    let world = World::in_memory(&["node-1"]);
+    let running = world.start().await;
+    let part = Arc::new(Counted::default());
+    running.control.health_watch(Arc::<Counted>::clone(&part));
+    let count = || part.0.load(Ordering::Relaxed);
+    let period = Duration::from_secs(31);
+    took("the first check", period, async || count() >= 1).await;
+    took("the next check", period, async || count() >= 2).await;
+    // However many ask at once, one check answers those who do not insist.
+    running.beat(&world, Duration::from_secs(2)).await;
+    let before = count();
+    let asked = (0..16).map(|_| running.control.health_recent());
+    futures::future::join_all(asked).await;
+    assert_eq!(count(), before + 1);
+    running.control.health().await;
+    assert_eq!(count(), before + 2);
+    running.stop().await;
 }
