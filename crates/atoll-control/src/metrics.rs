@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use atoll_core::breaker::State;
 use atoll_core::resources::Resources;
 use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
@@ -23,6 +24,8 @@ const ACTIONS: &str = "atoll_reconcile_actions_total";
 const WAITS: &str = "atoll_reconcile_waits_total";
 /// Whether a node is ready.
 const NODE_READY: &str = "atoll_node_ready";
+/// How a node's breaker for starts stands.
+const NODE_BREAKER: &str = "atoll_node_breaker";
 /// What a node has and gave away.
 const NODE_RESOURCE: &str = "atoll_node_resource";
 /// The same of all nodes together.
@@ -31,7 +34,7 @@ const FLEET_RESOURCE: &str = "atoll_fleet_resource";
 const SANDBOXES: &str = "atoll_sandboxes";
 
 /// Every name, with what it says.
-pub const ALL: [(&str, &str); 11] = [
+pub const ALL: [(&str, &str); 12] = [
     (
         CREATES,
         "Creates, by outcome: `ok` or the kind of the error",
@@ -57,6 +60,11 @@ pub const ALL: [(&str, &str); 11] = [
     (
         NODE_READY,
         "Whether a node is ready (1) or not (0), by node",
+    ),
+    (
+        NODE_BREAKER,
+        "A node's breaker for starts: 1 for the state it is in and 0 for the others, by node and \
+         state (`closed`, `open`, `half-open`)",
     ),
     (
         NODE_RESOURCE,
@@ -109,6 +117,14 @@ pub(crate) fn acted(action: &'static str) {
 /// A sandbox waits for another attempt.
 pub(crate) fn waited() {
     counter!(WAITS).increment(1);
+}
+
+/// How a node's breaker for starts stands.
+pub(crate) fn breaker(node: &str, stands: State) {
+    for state in [State::Closed, State::Open, State::HalfOpen] {
+        let is_it = if state == stands { 1.0 } else { 0.0 };
+        gauge!(NODE_BREAKER, "node" => node.to_owned(), "state" => state.as_str()).set(is_it);
+    }
 }
 
 /// How a node does.

@@ -457,6 +457,9 @@ def test_figures_are_those_of_the_metrics_page(operator, sandbox, fresh):
     on_page = {line.split("{")[0].split()[0] for line in page.splitlines() if line[:1] == "a"}
     assert on_page <= names
     assert any(metric.value > 0 for metric in read.metrics) and read.HasField("at")
+    breaker = operator.call("GetSystemMetrics", {"namePrefix": "atoll_node_breaker"}).metrics
+    by_state = {metric.labels["state"]: metric.value for metric in breaker}
+    assert by_state == {"closed": 1.0, "open": 0.0, "half-open": 0.0}
     some = operator.call("GetSystemMetrics", {"namePrefix": "atoll_store_"}).metrics
     assert some and all(metric.name.startswith("atoll_store_") for metric in some)
 

@@ -10,6 +10,7 @@ impl ControlPlane {
         for node in self.inner.registry.view() {
             let name = node.id.as_str();
             metrics::node(name, node.is_reachable, node.total, node.allocated);
+            metrics::breaker(name, node.breaker.0);
             sandboxes = sandboxes.saturating_add(node.sandboxes);
             if !node.is_reachable {
                 continue;
