@@ -21,8 +21,8 @@ use tokio::time::timeout;
 use tracing::Instrument as _;
 
 use crate::events;
+use crate::exhausted;
 use crate::node_client::NodeClient;
-use crate::node_events;
 use crate::reconciler::{Setback, Slot};
 use crate::service::Inner;
 
@@ -128,14 +128,15 @@ impl Executor {
     }
 
     async fn give_up(&mut self, row: Sandbox, rejected: &Rejected) -> Attempt {
-        node_events::exhausted(&self.inner, rejected);
         match self.refusal.take() {
             // A node tried: what it said is nearer to the cause than that no other is left.
             Some(refusal) if !matches!(refusal, Refusal::NoRoom(_)) => {
                 self.fail(row, EndReason::Failed, refusal.to_string()).await
             }
             _ => {
-                self.fail(row, EndReason::NoCapacity, rejected.to_string())
+                let told = exhausted::of_capacity(&self.inner, &row.team, rejected);
+                let detail = rejected.to_string();
+                self.fail_telling(row, EndReason::NoCapacity, detail, told)
                     .await
             }
         }
@@ -303,11 +304,23 @@ impl Executor {
         attempt
     }
 
-    async fn fail(&self, mut row: Sandbox, reason: EndReason, detail: String) -> Attempt {
+    async fn fail(&self, row: Sandbox, reason: EndReason, detail: String) -> Attempt {
+        self.fail_telling(row, reason, detail, None).await
+    }
+
+    /// The same, with what there is to tell besides in the same commit.
+    async fn fail_telling(
+        &self,
+        mut row: Sandbox,
+        reason: EndReason,
+        detail: String,
+        told: Option<EventRow>,
+    ) -> Attempt {
         row.last_error = Some(detail.clone());
         let change = Change {
             stop_reason: Some(reason),
             last_error: Some(detail),
+            events: told.into_iter().collect(),
             ..Change::default()
         };
         self.commit(row, Event::Fail, change).await

@@ -24,6 +24,7 @@ mod deadlines;
 mod error;
 mod events;
 mod executor;
+mod exhausted;
 pub mod fleet;
 mod gate;
 mod guard;

@@ -1,6 +1,7 @@
 //! Limits on teams and on what they ask for, with their reasons. `docs/limits.md` lists them.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use atoll_core::quota::{Limits, Rate};
 
@@ -88,3 +89,9 @@ pub const WEBHOOK_SECRET_MAX: usize = 256;
 /// the sender's timeout only, and then waits for minutes without one: so many serve thousands of
 /// dead receivers and delay none of the living.
 pub const WEBHOOK_SENDS_MAX: usize = 256;
+
+/// A team's refusals for want of the same thing are told of in one event of so long.
+pub const EXHAUSTED_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Teams and shortages that are told of in one interval: what a storm over all teams can write.
+pub const EXHAUSTED_TOLD_MAX: usize = 1_000;

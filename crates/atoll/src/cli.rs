@@ -9,7 +9,7 @@ use atoll_core::id::NodeId;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::cli::events::EventArgs;
+use crate::cli::events::{EventArgs, EventsArgs, WebhookCommand};
 
 /// Where Atoll keeps its state unless told otherwise.
 pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/atoll";
@@ -52,6 +52,11 @@ pub(crate) enum Command {
     Explain(ExplainCommand),
     /// Show who asked for which change, newest first. Needs the operator's token.
     Audit(AuditArgs),
+    /// Show what happened, oldest first, and follow what happens.
+    Events(EventsArgs),
+    /// Have events sent to URLs: make, list and remove webhooks.
+    #[command(subcommand)]
+    Webhook(WebhookCommand),
     /// Say what this machine offers each driver, and how to mend what is missing.
     Doctor(DoctorArgs),
     /// Measure.

@@ -12,6 +12,8 @@ use crate::connection::Connection;
 
 /// How long one call may take. Template imports have their own bound on the server.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long a stream may last: longer than any server's own limit.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(2 * 3_600);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Rows a page of a listing asks for: the most the API gives.
 const PAGE_ROWS: u32 = 100;
@@ -199,6 +201,20 @@ impl Client {
         path: &str,
         body: Option<Value>,
     ) -> anyhow::Result<reqwest::Response> {
+        self.dispatch(self.request(method, path, body.as_ref()))
+            .await
+    }
+
+    /// Asks for an endless answer, which may be a refusal too.
+    ///
+    /// # Errors
+    /// If the server does not answer.
+    pub(crate) async fn stream(&self, path: &str) -> anyhow::Result<reqwest::Response> {
+        let request = self.request(Method::GET, path, None);
+        self.dispatch(request.timeout(STREAM_TIMEOUT)).await
+    }
+
+    fn request(&self, method: Method, path: &str, body: Option<&Value>) -> reqwest::RequestBuilder {
         let url = format!("{}{path}", self.connection.api_url);
         let mut request = self.http.request(method, &url);
         request = request.header("X-API-Key", &self.connection.api_key);
@@ -210,9 +226,16 @@ impl Client {
                 request = request.header("X-Team-ID", team);
             }
         }
-        if let Some(body) = &body {
+        if let Some(body) = body {
             request = request.json(body);
         }
+        request
+    }
+
+    async fn dispatch(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> anyhow::Result<reqwest::Response> {
         request
             .send()
             .await
@@ -238,7 +261,11 @@ impl Client {
     }
 }
 
-async fn accept(response: reqwest::Response) -> anyhow::Result<reqwest::Response> {
+/// The answer, if it is a success.
+///
+/// # Errors
+/// What the server says.
+pub(crate) async fn accept(response: reqwest::Response) -> anyhow::Result<reqwest::Response> {
     let status = response.status();
     if status.is_success() {
         return Ok(response);

@@ -2,6 +2,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod doctor;
+pub(crate) mod events;
 pub(crate) mod explain;
 pub(crate) mod key;
 pub(crate) mod nodes;
@@ -9,3 +10,4 @@ pub(crate) mod run;
 pub(crate) mod sandbox;
 pub(crate) mod team;
 pub(crate) mod template;
+pub(crate) mod webhook;

@@ -18,6 +18,7 @@ mod process;
 mod secrets;
 mod serve;
 mod settings;
+mod sse;
 mod stack;
 mod telemetry;
 mod traces;
@@ -75,6 +76,8 @@ async fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Team(command) => commands::team::run(command).await?,
         Command::Nodes(command) => commands::nodes::run(command).await?,
         Command::Explain(command) => commands::explain::run(command).await?,
+        Command::Events(arguments) => commands::events::run(arguments).await?,
+        Command::Webhook(command) => commands::webhook::run(command).await?,
         Command::Doctor(arguments) => commands::doctor::run(&arguments)?,
         Command::Bench(BenchCommand::Create(arguments)) => bench::create::run(&arguments).await?,
         Command::Bench(BenchCommand::Control(arguments)) => bench::control::run(&arguments).await?,

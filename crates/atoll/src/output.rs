@@ -46,6 +46,17 @@ pub(crate) fn piece(bytes: &[u8], to: &mut impl Write) -> io::Result<()> {
     to.write_all(bytes).and_then(|()| to.flush())
 }
 
+/// Passes a line of an endless output on.
+///
+/// # Errors
+/// As [`piece`].
+pub(crate) fn line_piece(text: &str) -> anyhow::Result<()> {
+    Ok(piece(
+        format!("{text}\n").as_bytes(),
+        &mut io::stdout().lock(),
+    )?)
+}
+
 /// Lays rows out in columns under a heading. Widths count characters.
 pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = heading.iter().map(|cell| cell.chars().count()).collect();

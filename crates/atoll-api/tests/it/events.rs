@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use atoll_api::webhook::{HttpSender, Targets};
+use atoll_core::time::Timestamp;
+use atoll_store::store::{Retention, Store as _};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::routing::post;
@@ -124,6 +126,69 @@ async fn a_stream_begins_at_any_cursor() {
     let path = format!("/admin/v1/events/stream?cursor={first}");
     let rest = read_until(&world, &path, token, wanted).await;
     assert!(!rest.contains("sandbox.created"), "{rest}");
+}
+
+/// Ids and names of what a part of a stream holds.
+fn lines(text: &str) -> Vec<(Option<u64>, String)> {
+    let messages = text.split("\n\n").filter(|part| part.contains("event: "));
+    let field = |part: &str, name: &str| {
+        let found = part.lines().find_map(|line| line.strip_prefix(name));
+        found.map(str::to_owned)
+    };
+    messages
+        .map(|part| {
+            let id = field(part, "id: ").map(|id| id.parse().unwrap());
+            (id, field(part, "event: ").unwrap())
+        })
+        .collect()
+}
+
+/// One that reads nothing for long holds up nobody; then it is told of what is gone, and gets the
+/// rest.
+#[tokio::test]
+async fn a_slow_watcher_holds_up_nobody_and_is_told_that_it_fell_behind() {
+    let world = World::new().await;
+    live_and_die(&world).await;
+    let open = |path: &'static str| {
+        let request = Request::get(path).header("X-API-Key", KEY);
+        let request = request.body(Body::empty()).unwrap();
+        world.router.clone().oneshot(request)
+    };
+    let slow = open("/events/stream?from=beginning").await.unwrap();
+    let mut slow = slow.into_body();
+    let first = slow.frame().await.unwrap().unwrap();
+    let mut text = String::from_utf8(first.into_data().unwrap().to_vec()).unwrap();
+    for _ in 0..5 {
+        let path = "/events/stream?from=now";
+        let (id, fast) = tokio::join!(
+            live_and_die(&world),
+            read_until(&world, path, ("X-API-Key", KEY), "event: sandbox.deleted")
+        );
+        assert!(fast.contains(&id), "{fast}");
+    }
+    let retention = Retention {
+        before: Timestamp::from_micros(0),
+        sandboxes_max: 1_000,
+        events_max: 3,
+        limit: 100,
+    };
+    while world.store.history_prune(&retention).await.unwrap().is_more {}
+    let newest = world.ask(Method::GET, "/events?from=now", "").await.json;
+    let newest = newest["cursor"].as_u64().unwrap();
+    while !text.contains(&format!("id: {newest}\n")) {
+        let frame = tokio::time::timeout(LIMIT, slow.frame()).await;
+        let frame = frame.expect("the stream is silent").unwrap().unwrap();
+        text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
+    }
+    let seen = lines(&text);
+    let lagged = seen.iter().position(|(_, name)| name == "lagged").unwrap();
+    let after: Vec<_> = seen[lagged + 1..]
+        .iter()
+        .map(|(id, _)| id.unwrap())
+        .collect();
+    assert_eq!(after, [newest - 2, newest - 1, newest], "{text}");
+    let before = seen[..lagged].iter().map(|(id, _)| id.unwrap());
+    assert!(before.is_sorted() && lagged >= 4, "{text}");
 }
 
 type Received = Arc<Mutex<Vec<(HeaderMap, Bytes)>>>;

@@ -17,6 +17,7 @@ use atoll_store::store::{Intent, IntentChange, Readmission};
 
 use super::{Attempt, Change, Executor, disagreed};
 use crate::events;
+use crate::exhausted;
 use crate::reconciler::{Setback, Slot};
 
 /// How long a node may take to pause a sandbox before the outcome counts as unknown: its dirty
@@ -146,12 +147,19 @@ impl Executor {
     }
 
     pub(super) async fn stay_paused(&self, slot: &Slot, row: Sandbox, setback: Setback) -> Attempt {
+        let told = match &setback {
+            Setback::NoRoom(short) => exhausted::of_node(&self.inner, &row.team, short),
+            Setback::QuotaExceeded(exceeded) => {
+                exhausted::of_quota(&self.inner, &row.team, exceeded)
+            }
+            Setback::Refused(_) | Setback::NodeLost => None,
+        };
         slot.set_back(setback);
         let intent = Intent {
             id: row.id.clone(),
             change: IntentChange::StayPaused,
             at: self.now(),
-            events: Vec::new(),
+            events: told.into_iter().collect(),
             audit: None,
         };
         match self.inner.store.sandbox_intend(intent).await {

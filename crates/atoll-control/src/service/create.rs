@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use atoll_core::crash;
 use atoll_core::error::ErrorKind;
-use atoll_core::id::{Generation, ID_BODY_LEN, SandboxId};
+use atoll_core::id::{Generation, ID_BODY_LEN, SandboxId, TeamId};
 use atoll_core::lifecycle::{Announcement, Event, step};
 use atoll_core::quota::Exceeded;
 use atoll_core::sandbox::{Desired, EndReason, Sandbox, SandboxConfig, State};
@@ -18,6 +18,7 @@ use tracing::Instrument as _;
 use super::{ControlPlane, Inner, demand_full, unavailable};
 use crate::error::{Error, Result, code};
 use crate::events;
+use crate::exhausted;
 use crate::metrics;
 use crate::reconciler::{Watch, is_over};
 use crate::request::CreateRequest;
@@ -168,7 +169,10 @@ impl Inner {
         }
         match admission.map_err(unavailable)? {
             Admission::Accepted => crash::reached("control.intent"),
-            Admission::QuotaExceeded(exceeded) => return Err(quota_exceeded(exceeded)),
+            Admission::QuotaExceeded(exceeded) => {
+                self.tell_exceeded(&tenant.team, &exceeded).await;
+                return Err(quota_exceeded(exceeded));
+            }
             Admission::NoTeam => return Err(no_team()),
             Admission::Replayed {
                 sandbox,
@@ -221,6 +225,16 @@ impl Inner {
                     Some(EndReason::NoCapacity | EndReason::Failed | EndReason::NodeLost)
                 )
         }))
+    }
+
+    /// Tells that a team has as much as it may, before it is refused.
+    async fn tell_exceeded(&self, team: &TeamId, exceeded: &Exceeded) {
+        let Some(event) = exhausted::of_quota(self, team, exceeded) else {
+            return;
+        };
+        if let Err(error) = self.store.event_append(vec![event]).await {
+            tracing::warn!(%team, %error, "a used up quota is not told of");
+        }
     }
 
     fn new_row(&self, tenant: &Tenant, request: CreateRequest, template: &Template) -> Sandbox {

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_control::code;
-use atoll_control::request::TeamUpdate;
-use atoll_control::view::{Scope, Tenant};
+use atoll_control::limit::EXHAUSTED_INTERVAL;
+use atoll_control::request::{EventSelection, StartAt, TeamUpdate};
+use atoll_control::view::{EventView, Scope, Tenant};
 use atoll_core::error::ErrorKind;
+use atoll_core::event::EventKind;
 use atoll_core::quota::{Overrides, Rate};
 use secrecy::ExposeSecret as _;
 use tokio::task::JoinSet;
@@ -340,5 +342,46 @@ async fn names_of_teams_are_unique_and_printable() {
     };
     let error = control.key_create(&absent, "k", Scope::Full).await;
     assert_eq!(error.unwrap_err().kind, ErrorKind::NotFound);
+    running.stop().await;
+}
+
+/// However many creates a used up quota refuses, its team hears of it once in a while, with how
+/// many there were; nobody else does.
+#[tokio::test(start_paused = true)]
+async fn a_storm_of_refusals_is_told_of_once_and_only_to_its_team() {
+    let mut world = World::in_memory(&["node-1"]);
+    world.config.team_limits.concurrent_sandboxes = 1;
+    let running = world.start().await;
+    let (control, first) = (&running.control, &running.tenant);
+    let second = second_team(&running).await;
+    running.create().await;
+    let exhausted = EventSelection {
+        kinds: vec![EventKind::ResourceExhausted],
+        ..EventSelection::default()
+    };
+    let told = async |tenant| {
+        let all = StartAt::Beginning;
+        let page = control.events_list(tenant, &exhausted, all, 100).await;
+        page.unwrap().events
+    };
+    let storm = || async {
+        for _ in 0..200 {
+            let error = control.sandbox_create(first, request()).await.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::QuotaExceeded);
+        }
+    };
+    storm().await;
+    let events = told(first).await;
+    assert_eq!(events.len(), 1, "{events:?}");
+    let field = |event: &EventView, name: &str| event.fields[name].clone();
+    let names = ["scope", "resource", "used", "wanted", "limit", "refusals"];
+    let fields: Vec<_> = names.map(|name| field(&events[0], name)).into();
+    assert_eq!(fields, ["team", "concurrent_sandboxes", "1", "1", "1", "1"]);
+    tokio::time::sleep(EXHAUSTED_INTERVAL).await;
+    storm().await;
+    let events = told(first).await;
+    assert_eq!(events.len(), 2, "{events:?}");
+    assert_eq!(field(&events[1], "refusals"), "200");
+    assert_eq!(told(&second).await, []);
     running.stop().await;
 }

@@ -1,6 +1,10 @@
 //! The command line of events, webhooks and history.
 
-use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::cli::ServerArgs;
 
 /// What a server keeps of what happened, and whom it tells. What is not given is as
 /// `docs/events.md` says.
@@ -49,4 +53,77 @@ pub(crate) enum WebhookTargets {
     Public,
     /// Every address.
     Any,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Go on with what happens from now on, until interrupted; over restarts of the server too.
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Begin after this cursor, or with `beginning` or `now`; the beginning unless given, and now
+    /// with `--follow`.
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) from: Option<String>,
+    /// Only events of this sandbox.
+    #[arg(long)]
+    pub(crate) sandbox: Option<String>,
+    /// Only events of these kinds, separated by commas.
+    #[arg(long)]
+    pub(crate) kind: Option<String>,
+    /// Events of all teams and of nodes. Needs the operator's token.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Print JSON, one object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WebhookCommand {
+    /// Have events sent to a URL from now on.
+    Create {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// What it is for.
+        name: String,
+        /// Where events are sent, `http://…` or `https://…`.
+        url: String,
+        /// Which kinds, separated by commas: `sandbox.running`, or E2B's
+        /// `sandbox.lifecycle.created`.
+        #[arg(long, value_delimiter = ',', required = true)]
+        event: Vec<String>,
+        /// File with the secret that deliveries are signed with; one is made and printed unless
+        /// given here or in `ATOLL_WEBHOOK_SECRET`.
+        #[arg(long)]
+        secret_file: Option<PathBuf>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List webhooks, with what is wrong with them.
+    #[command(visible_alias = "ls")]
+    List {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Print JSON, one object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have events sent again to one that was given up; it goes on where it stopped.
+    Enable {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its id.
+        id: String,
+    },
+    /// Remove one.
+    #[command(visible_alias = "remove")]
+    Rm {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its id.
+        id: String,
+    },
 }
