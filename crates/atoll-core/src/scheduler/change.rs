@@ -8,10 +8,16 @@ pub(super) struct Changes {
     end: u64,
     /// The furthest that any reader is.
     read: u64,
-    /// For each slot, the number of its newest entry.
-    last: Vec<u64>,
-    /// For each slot, the number of the newest entry that changed more than amounts.
-    last_fixed: Vec<u64>,
+    /// For each slot.
+    last: Vec<Last>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Last {
+    /// The number of its newest entry.
+    any: u64,
+    /// The number of its newest entry that changed more than amounts.
+    fixed: u64,
 }
 
 /// A slot to look at again.
@@ -32,15 +38,13 @@ impl Changes {
             end: 0,
             read: 0,
             last: Vec::new(),
-            last_fixed: Vec::new(),
         }
     }
 
-    /// Takes in one more slot. The log holds half as many entries as there are slots: whoever is
-    /// further behind looks at all of them for less.
+    /// Takes in one more slot. The log holds about half as many entries as there are slots: whoever
+    /// is further behind compares every slot's number for less.
     pub(super) fn grow(&mut self) {
-        self.last.push(0);
-        self.last_fixed.push(0);
+        self.last.push(Last::default());
         let wanted = (self.last.len() / 2).next_power_of_two().max(RING_MIN);
         if wanted > self.ring.len() {
             // Old entries stand at other places now. No reader may use them.
@@ -53,14 +57,14 @@ impl Changes {
     /// Notes that a slot changed; `is_fixed` if more than amounts did.
     pub(super) fn note(&mut self, slot: u32, is_fixed: bool) {
         let last = &mut self.last[slot as usize];
-        if *last <= self.read {
+        if last.any <= self.read {
             self.end += 1;
-            *last = self.end;
+            last.any = self.end;
             let at = place(self.end, self.ring.len());
             self.ring[at] = slot;
         }
         if is_fixed {
-            self.last_fixed[slot as usize] = *last;
+            last.fixed = last.any;
         }
     }
 
@@ -74,25 +78,61 @@ impl Changes {
         self.read = self.end;
     }
 
-    /// What changed after `seen`, each slot once; none if that is forgotten.
-    pub(super) fn since(&self, seen: u64) -> Option<impl Iterator<Item = Changed> + '_> {
-        let length = u64::try_from(self.ring.len()).ok()?;
-        if self.end - seen > length {
-            return None;
+    /// What changed after `seen`, each slot once.
+    pub(super) fn since(&self, seen: u64) -> Since<'_> {
+        let length = u64::try_from(self.ring.len()).unwrap_or(0);
+        let is_remembered = self.end - seen <= length;
+        Since {
+            changes: self,
+            seen,
+            is_remembered,
+            // Numbers if they are remembered, slots otherwise.
+            next: if is_remembered { seen + 1 } else { 0 },
         }
-        let numbers = seen + 1..=self.end;
-        Some(numbers.filter_map(move |number| {
-            let slot = self.ring[place(number, self.ring.len())];
-            // A later entry of the same slot stands for this one.
-            (self.last[slot as usize] == number).then(|| Changed {
-                slot,
-                is_fixed: self.last_fixed[slot as usize] > seen,
-            })
-        }))
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.ring.capacity() * 4 + (self.last.capacity() + self.last_fixed.capacity()) * 8
+        self.ring.capacity() * 4 + self.last.capacity() * size_of::<Last>()
+    }
+}
+
+/// What changed, for one reader.
+pub(super) struct Since<'a> {
+    changes: &'a Changes,
+    seen: u64,
+    is_remembered: bool,
+    next: u64,
+}
+
+impl Iterator for Since<'_> {
+    type Item = Changed;
+
+    fn next(&mut self) -> Option<Changed> {
+        let changes = self.changes;
+        let slot = loop {
+            let next = self.next;
+            self.next += 1;
+            if self.is_remembered {
+                if next > changes.end {
+                    return None;
+                }
+                let slot = changes.ring[place(next, changes.ring.len())];
+                // A later entry of the same slot stands for this one.
+                if changes.last[slot as usize].any == next {
+                    break slot;
+                }
+            } else {
+                // So many changes that a look at every slot's number is less than their sum.
+                let slot = u32::try_from(next).ok()?;
+                if changes.last.get(slot as usize)?.any > self.seen {
+                    break slot;
+                }
+            }
+        };
+        Some(Changed {
+            slot,
+            is_fixed: changes.last[slot as usize].fixed > self.seen,
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use rustc_hash::{FxHashMap, FxHasher};
 
 use super::amount::Amount;
 use super::constraint::{Constraint, Constraints, Counts};
-use super::judge::{Aside, Located, Ready, View, judge_fixed, judge_live, score};
+use super::judge::{Located, Ready, View, judge_fixed, judge_live, total};
 use super::score::Mix;
 use super::table::Table;
 use super::tree::Tree;
@@ -51,15 +51,22 @@ pub(super) struct Class {
 #[derive(Debug)]
 struct Index {
     tree: Tree,
-    /// What each node falls to, or that it fits.
-    verdicts: Vec<u8>,
-    /// The same as far as it changes seldom.
-    fixed: Vec<u8>,
-    /// Which artifacts each node has ready; empty if the class does not care.
-    ready: Vec<Ready>,
+    /// Side by side, so that a changed node is one cache line here.
+    known: Vec<Known>,
     counts: Counts,
     fitting: u32,
     members: Option<Members>,
+}
+
+/// What a class knows of a node.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    /// What it falls to, or that it fits.
+    verdict: u8,
+    /// The same as far as it changes seldom.
+    fixed: u8,
+    /// Which artifacts it has ready.
+    ready: Ready,
 }
 
 /// The nodes that fit, to draw from.
@@ -142,9 +149,7 @@ impl Class {
             zone: kind.zone,
             index: Index {
                 tree: Tree::new(Vec::new()),
-                verdicts: Vec::new(),
-                fixed: Vec::new(),
-                ready: Vec::new(),
+                known: Vec::new(),
                 counts: Counts::default(),
                 fitting: 0,
                 members: kind.is_sampled.then(Members::default),
@@ -202,8 +207,8 @@ impl Class {
         let view = self.view();
         match judge_live(table, slot, &view) {
             Ok(left) => {
-                let score = score(table, slot, &view, &left, ready, Aside::default());
-                (FITS | score.total, VERDICT_FITS)
+                let total = total(table, slot, &view, &left, ready);
+                (FITS | total, VERDICT_FITS)
             }
             Err(fall) => (fall.closeness, verdict(fall.constraint)),
         }
@@ -211,13 +216,10 @@ impl Class {
 
     /// Looks at every node.
     fn build(&mut self, table: &mut Table) {
-        let keeps_ready = !self.located.is_empty();
         let mut leaves = Vec::with_capacity(table.len());
         let mut index = Index {
             tree: Tree::new(Vec::new()),
-            verdicts: Vec::with_capacity(table.len()),
-            fixed: Vec::with_capacity(table.len()),
-            ready: Vec::with_capacity(if keeps_ready { table.len() } else { 0 }),
+            known: Vec::with_capacity(table.len()),
             counts: Counts::default(),
             fitting: 0,
             members: self.index.members.is_some().then(|| Members {
@@ -229,11 +231,11 @@ impl Class {
             let (fixed, ready) = self.fixed(table, slot);
             let (value, verdict) = self.leaf(table, slot, fixed, ready);
             leaves.push(value);
-            index.fixed.push(fixed);
-            index.verdicts.push(VERDICT_ELSEWHERE);
-            if keeps_ready {
-                index.ready.push(ready);
-            }
+            index.known.push(Known {
+                verdict: VERDICT_ELSEWHERE,
+                fixed,
+                ready,
+            });
             index.note(slot, verdict);
         }
         index.tree = Tree::new(leaves);
@@ -244,23 +246,18 @@ impl Class {
 
     /// Looks at what changed since the class was last asked.
     fn refresh(&mut self, table: &mut Table) {
-        if self.index.fixed.len() != table.len() {
+        if self.index.known.len() != table.len() {
             return self.build(table);
         }
-        let Some(changed) = table.changes.since(self.seen) else {
-            return self.build(table);
-        };
-        for change in changed {
+        for change in table.changes.since(self.seen) {
             let at = change.slot as usize;
             if change.is_fixed {
                 let (fixed, ready) = self.fixed(table, change.slot);
-                self.index.fixed[at] = fixed;
-                if let Some(known) = self.index.ready.get_mut(at) {
-                    *known = ready;
-                }
+                let known = &mut self.index.known[at];
+                (known.fixed, known.ready) = (fixed, ready);
             }
-            let ready = self.index.ready.get(at).copied().unwrap_or_default();
-            let (value, verdict) = self.leaf(table, change.slot, self.index.fixed[at], ready);
+            let known = self.index.known[at];
+            let (value, verdict) = self.leaf(table, change.slot, known.fixed, known.ready);
             self.index.tree.set(change.slot, value);
             self.index.note(change.slot, verdict);
         }
@@ -283,8 +280,8 @@ impl Class {
 
     /// What a node falls to; none if it fits, or there is none.
     pub(super) fn fallen(&self, slot: u32) -> Option<Constraint> {
-        let verdict = self.index.verdicts.get(slot as usize)?;
-        Constraint::ALL.get(usize::from(*verdict)).copied()
+        let known = self.index.known.get(slot as usize)?;
+        Constraint::ALL.get(usize::from(known.verdict)).copied()
     }
 
     /// The nodes that fit, in no order, if the class draws from them.
@@ -295,19 +292,14 @@ impl Class {
 
     /// What the class knows, for comparison with what it would know if it were made now.
     #[cfg(test)]
-    pub(super) fn known(&self) -> (Vec<u32>, &[u8], Counts, u32, Vec<u32>) {
-        let slots = 0..u32::try_from(self.index.verdicts.len()).unwrap();
+    pub(super) fn known(&self) -> (Vec<u32>, Vec<u8>, Counts, u32, Vec<u32>) {
+        let slots = 0..u32::try_from(self.index.known.len()).unwrap();
         let leaves = slots.map(|slot| self.index.tree.get(slot)).collect();
         let mut members = self.members().to_vec();
         members.sort_unstable();
         let index = &self.index;
-        (
-            leaves,
-            &index.verdicts,
-            index.counts,
-            index.fitting,
-            members,
-        )
+        let verdicts = index.known.iter().map(|known| known.verdict).collect();
+        (leaves, verdicts, index.counts, index.fitting, members)
     }
 
     #[cfg(test)]
@@ -318,17 +310,13 @@ impl Class {
     fn bytes(&self) -> usize {
         let members = self.index.members.as_ref();
         let drawn = members.map_or(0, |m| (m.slots.capacity() + m.places.capacity()) * 4);
-        self.index.tree.bytes()
-            + self.index.verdicts.capacity()
-            + self.index.fixed.capacity()
-            + self.index.ready.capacity() * size_of::<Ready>()
-            + drawn
+        self.index.tree.bytes() + self.index.known.capacity() * size_of::<Known>() + drawn
     }
 }
 
 impl Index {
     fn note(&mut self, slot: u32, verdict: u8) {
-        let before = std::mem::replace(&mut self.verdicts[slot as usize], verdict);
+        let before = std::mem::replace(&mut self.known[slot as usize].verdict, verdict);
         if before == verdict {
             return;
         }

@@ -370,7 +370,7 @@ fn merge(ranked: &mut Top, other: &Top, wanted: usize) {
 fn favour(table: &Table, query: &Query<'_>, wanted: usize, ranked: &mut Top) {
     let choice = ranked.as_slice().first().copied();
     let mut best: Option<Leaf> = None;
-    let favoured = query.favoured(table);
+    let favoured = query.favoured();
     if favoured.is_empty() {
         return;
     }

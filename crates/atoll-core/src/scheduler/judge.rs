@@ -140,7 +140,7 @@ pub(super) fn judge_fixed(cold: &Cold, view: &View<'_>) -> Option<Constraint> {
 }
 
 /// What changes often: whether there is room, and what is left then.
-pub(super) fn judge_room(row: &Row, amount: Amount) -> Result<[u32; DIMENSIONS], Fall> {
+fn judge_room(row: &Row, amount: Amount) -> Result<[u32; DIMENSIONS], Fall> {
     let mut left = [0; DIMENSIONS];
     let mut shortest = None;
     let mut shortage = 0;
@@ -189,9 +189,16 @@ pub(super) fn judge_live(
     judge_room(row, view.amount)
 }
 
-/// The values of the terms that depend on amounts, with what is left on the node.
-pub(super) fn rate(row: &Row, blend: u32, view: &View<'_>, left: &[u32; 4]) -> [u32; TERMS] {
-    let mut values = [0; TERMS];
+/// What a node's terms are made from.
+struct Shares {
+    spread: u32,
+    pack: u32,
+    balance: u32,
+    least_free: u32,
+}
+
+/// How much of the wanted dimensions stays free.
+fn shares(row: &Row, blend: u32, view: &View<'_>, left: &[u32; 4]) -> Shares {
     let mut least_free = SHARE_MAX;
     let mut least_blended = SHARE_MAX;
     let mut sum = 0;
@@ -214,20 +221,70 @@ pub(super) fn rate(row: &Row, blend: u32, view: &View<'_>, left: &[u32; 4]) -> [
         3 => sum / 3,
         _ => sum / 4,
     };
-    values[Term::Spread.index()] = least_blended;
-    values[Term::Pack.index()] = SHARE_MAX - mean;
-    values[Term::Balance.index()] = SHARE_MAX - (mean - least_free);
-    if view.mix.get(Term::Usage) > 0 {
-        let load = row.load.iter().max().copied().unwrap_or(0);
-        let known = SHARE_MAX - load;
-        values[Term::Usage.index()] = if row.has_load { known } else { least_free };
+    Shares {
+        spread: least_blended,
+        pack: SHARE_MAX - mean,
+        balance: SHARE_MAX - (mean - least_free),
+        least_free,
     }
+}
+
+fn usage(row: &Row, shares: &Shares) -> u32 {
+    let load = row.load.iter().max().copied().unwrap_or(0);
+    let known = SHARE_MAX - load;
+    if row.has_load {
+        known
+    } else {
+        shares.least_free
+    }
+}
+
+fn starts(row: &Row) -> u32 {
+    let free = row.starts_max.saturating_sub(row.starting);
+    share(u32::from(free), u32::from(row.starts_max))
+}
+
+/// The values of the terms that depend on amounts, with what is left on the node.
+fn rate(row: &Row, blend: u32, view: &View<'_>, left: &[u32; 4]) -> [u32; TERMS] {
+    let shares = shares(row, blend, view, left);
+    let mut values = [0; TERMS];
+    values[Term::Spread.index()] = shares.spread;
+    values[Term::Pack.index()] = shares.pack;
+    values[Term::Balance.index()] = shares.balance;
+    values[Term::Usage.index()] = usage(row, &shares);
     values[Term::Reliability.index()] = row.reliability;
-    if view.mix.get(Term::Starts) > 0 {
-        let free = row.starts_max.saturating_sub(row.starting);
-        values[Term::Starts.index()] = share(u32::from(free), u32::from(row.starts_max));
-    }
+    values[Term::Starts.index()] = starts(row);
     values
+}
+
+/// The total of [`score`] for a node with nothing aside, in fewer steps: every changed node is
+/// judged by every class.
+pub(super) fn total(
+    table: &Table,
+    slot: u32,
+    view: &View<'_>,
+    left: &[u32; 4],
+    ready: Ready,
+) -> u32 {
+    let row = table.row(slot);
+    let shares = shares(row, table.blend, view, left);
+    let mix = &view.mix;
+    let mut sum = mix.part(Term::Spread, shares.spread)
+        + mix.part(Term::Pack, shares.pack)
+        + mix.part(Term::Balance, shares.balance)
+        + mix.part(Term::Reliability, row.reliability);
+    if mix.get(Term::Usage) > 0 {
+        sum += mix.part(Term::Usage, usage(row, &shares));
+    }
+    if mix.get(Term::Starts) > 0 {
+        sum += mix.part(Term::Starts, starts(row));
+    }
+    if ready != Ready::default() {
+        let mut values = [0; TERMS];
+        ready.note(view.located, &mut values);
+        sum += mix.sum(&values);
+    }
+    Mix::scale(sum)
 }
 
 /// How finely measured use is blended with allocation.
@@ -259,7 +316,7 @@ pub(super) fn judge(
 }
 
 /// The score of a node that fits.
-pub(super) fn score(
+fn score(
     table: &Table,
     slot: u32,
     view: &View<'_>,

@@ -21,8 +21,10 @@ pub(super) struct Query<'a> {
     present: Vec<u32>,
     apart: Vec<u32>,
     located: Located,
-    /// What a class has to know of `located`: nothing, if few nodes have any of it.
+    /// What a class has to know of `located`: what many nodes have.
     located_by_class: Located,
+    /// The nodes that have what only few have.
+    favoured: Vec<u32>,
     near: Option<u32>,
     pub(super) excluded: Vec<u32>,
     /// The zones and what each is worth; empty if zones do not count.
@@ -59,12 +61,7 @@ impl<'a> Query<'a> {
         let present = present.map(|a| table.artifacts.get(a.kind, &a.name).unwrap_or(UNKNOWN));
         let apart = both.flat_map(|c| &c.apart_from);
         let apart = apart.filter_map(|group| table.groups.get(group.as_str()));
-        let holders = |artifact| table.holders(artifact).len();
-        let is_rare = located.iter().map(holders).sum::<usize>() <= DIRECT_MAX;
-        let located_by_class = match is_rare {
-            true => Located::default(),
-            false => located.clone(),
-        };
+        let (located_by_class, favoured) = split(table, &located);
         Self {
             request,
             policy,
@@ -73,6 +70,7 @@ impl<'a> Query<'a> {
             apart: apart.collect(),
             located,
             located_by_class,
+            favoured,
             near,
             excluded: excluded(table, request),
             zones,
@@ -122,13 +120,9 @@ impl<'a> Query<'a> {
     }
 
     /// The nodes that are better than the class knows.
-    pub(super) fn favoured(&self, table: &Table) -> Vec<u32> {
-        let mut slots: Vec<u32> = self.near.into_iter().collect();
-        if self.located_by_class.is_empty() {
-            for artifact in self.located.iter() {
-                slots.extend_from_slice(table.holders(artifact));
-            }
-        }
+    pub(super) fn favoured(&self) -> Vec<u32> {
+        let mut slots = self.favoured.clone();
+        slots.extend(self.near);
         slots.sort_unstable();
         slots.dedup();
         slots.retain(|slot| !self.excluded.contains(slot));
@@ -167,6 +161,33 @@ fn located(table: &Table, request: &Request, counts: impl Fn(Term) -> bool) -> L
         located.layers_wanted = u8::try_from(request.layers.len()).unwrap_or(u8::MAX);
     }
     located
+}
+
+/// What a class has to know, and the nodes that have the rest: [`DIRECT_MAX`] at most.
+fn split(table: &Table, located: &Located) -> (Located, Vec<u32>) {
+    let mut favoured = Vec::new();
+    let mut is_rare = |artifact: &u32| {
+        let holders = table.holders(*artifact);
+        let is_rare = favoured.len() + holders.len() <= DIRECT_MAX;
+        if is_rare {
+            favoured.extend_from_slice(holders);
+        }
+        is_rare
+    };
+    let by_class = Located {
+        template: located.template.filter(|artifact| !is_rare(artifact)),
+        snapshot: located.snapshot.filter(|artifact| !is_rare(artifact)),
+        warm: located.warm.filter(|artifact| !is_rare(artifact)),
+        layers: {
+            let layers = located.layers.iter().copied();
+            layers.filter(|artifact| !is_rare(artifact)).collect()
+        },
+        layers_wanted: located.layers_wanted,
+    };
+    if by_class.is_empty() {
+        return (Located::default(), favoured);
+    }
+    (by_class, favoured)
 }
 
 /// What each zone is worth: the fewer of the group are there, the more.

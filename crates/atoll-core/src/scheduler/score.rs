@@ -152,8 +152,21 @@ impl Mix {
 
     /// What these values come to.
     pub(super) fn total(&self, values: &[u32; TERMS]) -> u32 {
+        Self::scale(self.sum(values))
+    }
+
+    /// The same before it is scaled.
+    pub(super) fn sum(&self, values: &[u32; TERMS]) -> u64 {
         let products = self.0.iter().zip(values);
-        let sum: u64 = products.map(|(w, v)| u64::from(*w) * u64::from(*v)).sum();
+        products.map(|(w, v)| u64::from(*w) * u64::from(*v)).sum()
+    }
+
+    /// What one value adds to that.
+    pub(super) fn part(&self, term: Term, value: u32) -> u64 {
+        u64::from(self.get(term)) * u64::from(value)
+    }
+
+    pub(super) fn scale(sum: u64) -> u32 {
         u32::try_from(sum >> Self::SHIFT).unwrap_or(SCORE_MAX)
     }
 }
