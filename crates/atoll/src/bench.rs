@@ -7,6 +7,9 @@ pub(crate) mod control;
 pub(crate) mod create;
 pub(crate) mod instant;
 mod pages;
+pub(crate) mod placement;
+pub(crate) mod scheduler;
+pub(crate) mod workload;
 
 use std::fs;
 use std::time::Duration;

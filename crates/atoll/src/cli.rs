@@ -9,6 +9,7 @@ use atoll_core::id::NodeId;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::bench::workload::Mix;
 use crate::cli::events::{EventArgs, EventsArgs, WebhookCommand};
 
 /// Where Atoll keeps its state unless told otherwise.
@@ -623,6 +624,57 @@ pub(crate) enum BenchCommand {
     Create(BenchCreateArgs),
     /// Time creates and listings with a node that takes no time: what the control plane takes.
     Control(BenchControlArgs),
+    /// Time placement decisions, by size of the fleet.
+    Scheduler(BenchSchedulerArgs),
+    /// Compare placements with those of other ways to choose a node.
+    Placement(BenchPlacementArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchSchedulerArgs {
+    /// How many nodes the fleet has; several, separated by commas, are measured in turn.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "300,1000,5000,10000,50000"
+    )]
+    pub(crate) nodes: Vec<usize>,
+    /// What is asked for; several, separated by commas, are measured in turn.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "small,mixed,constrained"
+    )]
+    pub(crate) mix: Vec<Mix>,
+    /// How many decisions are timed for each.
+    #[arg(long, default_value_t = 200_000)]
+    pub(crate) decisions: u32,
+    /// What fleet and requests are drawn by.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Print one JSON object a line instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchPlacementArgs {
+    /// How many nodes the fleet has.
+    #[arg(long, default_value_t = 60)]
+    pub(crate) nodes: usize,
+    /// How many sandboxes arrive in each trace.
+    #[arg(long, default_value_t = 60_000)]
+    pub(crate) arrivals: usize,
+    /// What fleet and traces are drawn by.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Draw the result into this file, as SVG.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
+    /// Print one JSON object a line instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -81,6 +81,8 @@ async fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Doctor(arguments) => commands::doctor::run(&arguments)?,
         Command::Bench(BenchCommand::Create(arguments)) => bench::create::run(&arguments).await?,
         Command::Bench(BenchCommand::Control(arguments)) => bench::control::run(&arguments).await?,
+        Command::Bench(BenchCommand::Scheduler(arguments)) => bench::scheduler::run(&arguments)?,
+        Command::Bench(BenchCommand::Placement(arguments)) => bench::placement::run(&arguments)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "atoll", &mut script);

@@ -201,8 +201,6 @@ struct Shares {
 fn shares(row: &Row, blend: u32, view: &View<'_>, left: &[u32; 4]) -> Shares {
     let mut least_free = SHARE_MAX;
     let mut least_blended = SHARE_MAX;
-    let mut sum = 0;
-    let mut count = 0;
     for (i, wanted) in view.amount.values().iter().enumerate() {
         if *wanted == 0 {
             continue;
@@ -211,23 +209,44 @@ fn shares(row: &Row, blend: u32, view: &View<'_>, left: &[u32; 4]) -> Shares {
         least_free = least_free.min(free);
         let blended = (free * (BLEND_MAX - blend) + (SHARE_MAX - row.load[i]) * blend) / BLEND_MAX;
         least_blended = least_blended.min(if row.has_load { blended } else { free });
-        sum += free;
-        count += 1;
     }
-    let mean = match count {
-        0 => SHARE_MAX,
-        1 => sum,
-        2 => sum / 2,
-        3 => sum / 3,
-        _ => sum / 4,
-    };
     Shares {
         spread: least_blended,
-        pack: SHARE_MAX - mean,
-        balance: SHARE_MAX - (mean - least_free),
+        pack: SHARE_MAX - least_free,
+        balance: balance(row, view, left),
         least_free,
     }
 }
+
+/// How much closer to each other cpu and memory get on the node: the middle if not at all. What is
+/// free of one behind a lack of the other is stranded.
+///
+/// Counts the change, not the state: an empty node is as even as can be, which is no reason to
+/// begin it.
+fn balance(row: &Row, view: &View<'_>, left: &[u32; 4]) -> u32 {
+    const MIDDLE: u32 = SHARE_MAX / 2;
+    if view.mix.get(Term::Balance) == 0 {
+        return MIDDLE;
+    }
+    let wanted = view.amount.values();
+    let after = [0, 1].map(|i| share_by(left[i], row.inverse[i]));
+    let before = [0, 1].map(|i| share_by(left[i] + wanted[i], row.inverse[i]));
+    let gap = |free: [u32; 2]| free[0].abs_diff(free[1]);
+    let (before, after) = (gap(before), gap(after));
+    // One sandbox changes little.
+    let change = before
+        .abs_diff(after)
+        .saturating_mul(BALANCE_GAIN)
+        .min(MIDDLE);
+    if before >= after {
+        MIDDLE + change
+    } else {
+        MIDDLE - change
+    }
+}
+
+/// A change by a sixteenth of the node counts in full.
+const BALANCE_GAIN: u32 = 8;
 
 fn usage(row: &Row, shares: &Shares) -> u32 {
     let load = row.load.iter().max().copied().unwrap_or(0);

@@ -15,9 +15,9 @@ pub const SCORE_MAX: u32 = SHARE_MAX;
 pub enum Term {
     /// How much of the scarcest resource stays free, blended with measured use.
     Spread,
-    /// How full the node gets.
+    /// How full the node gets in the resource that it is left with least of.
     Pack,
-    /// How evenly the resources are used up: what is left behind a full dimension is stranded.
+    /// Whether cpu and memory are used up more evenly: what is left behind a full one is stranded.
     Balance,
     /// How little of the node is in use by measurement.
     Usage,
