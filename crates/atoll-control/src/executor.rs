@@ -38,6 +38,8 @@ const REFUSALS_MAX: usize = 5;
 /// What an attempt came to.
 #[derive(Debug)]
 pub(crate) enum Attempt {
+    /// The row is this; that was read, and nothing was done.
+    Found(Box<Sandbox>),
     /// The row is now this.
     Moved(Box<Sandbox>),
     /// Something changed; read the row again.

@@ -247,6 +247,12 @@ async fn drive_to_rest(inner: &Arc<Inner>, id: &SandboxId, slot: &Slot, hint: Op
                 }
                 row = Some(*next);
             }
+            Attempt::Found(found) => {
+                if std::mem::take(&mut is_unsure) {
+                    inner.settle(&found);
+                }
+                row = Some(*found);
+            }
             Attempt::LookAgain => {}
             Attempt::Rest => {
                 if inner.reconciler.retire(id, slot) {
@@ -272,7 +278,7 @@ async fn drive_to_rest(inner: &Arc<Inner>, id: &SandboxId, slot: &Slot, hint: Op
 
 async fn read(inner: &Inner, id: &SandboxId) -> Attempt {
     match inner.store.sandbox_get(id).await {
-        Ok(Some(row)) => Attempt::Moved(Box::new(row)),
+        Ok(Some(row)) => Attempt::Found(Box::new(row)),
         Ok(None) => {
             inner.registry.forget(id);
             Attempt::Rest

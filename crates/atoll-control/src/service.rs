@@ -321,9 +321,10 @@ pub(crate) fn unavailable(error: atoll_store::store::Error) -> Error {
     use atoll_store::store::Error as StoreError;
     let (kind, message) = match &error {
         StoreError::Corrupt { .. } => (ErrorKind::Internal, "stored data cannot be read"),
-        StoreError::Database { .. } | StoreError::SchemaTooNew { .. } | StoreError::Closed => {
-            (ErrorKind::Unavailable, "the store does not answer")
-        }
+        StoreError::Database { .. }
+        | StoreError::Locked { .. }
+        | StoreError::SchemaTooNew { .. }
+        | StoreError::Closed => (ErrorKind::Unavailable, "the store does not answer"),
     };
     Error::new(kind, message)
         .with_retry_after(std::time::Duration::from_secs(1))

@@ -45,7 +45,8 @@ const READERS_MAX: u32 = 4;
 
 /// How long a statement waits for another process that holds the file (a backup, an operator's
 /// shell) before it fails.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Its caller, and one who came while it waited, are told before they give up.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Memory for the writer's pages, in KiB. Ids are random, so the indexes over them are written all
 /// over: what does not fit here is read again and again.

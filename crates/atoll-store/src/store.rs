@@ -65,6 +65,12 @@ pub enum Error {
         #[source]
         source: sqlx::Error,
     },
+    /// The database takes no writes now; none was begun.
+    #[error("the database takes no writes: {detail}")]
+    Locked {
+        /// What it said.
+        detail: String,
+    },
     /// The database was made by a newer version.
     #[error("the database has schema {found}, this program knows up to {known}")]
     SchemaTooNew {

@@ -105,6 +105,13 @@ async fn run(
                     let _ = job.answer.send(Ok(reply));
                 }
             }
+            // Each would wait as long as the group did, and fail the same way.
+            Err(Error::Locked { detail }) => {
+                for job in jobs.drain(..) {
+                    let detail = detail.clone();
+                    let _ = job.answer.send(Err(Error::Locked { detail }));
+                }
+            }
             Err(error) => {
                 if jobs.len() == 1 {
                     answer_failed(&mut jobs, error);
@@ -147,10 +154,10 @@ async fn commit(
         source,
     };
     // Taking the write lock at once keeps a reader's snapshot from turning into a conflict.
-    let mut tx = connection
-        .begin_with("BEGIN IMMEDIATE")
-        .await
-        .map_err(failed)?;
+    let began = connection.begin_with("BEGIN IMMEDIATE").await;
+    let mut tx = began.map_err(|error| Error::Locked {
+        detail: error.to_string(),
+    })?;
     let mut newest = *head.borrow();
     let writes = jobs.iter().map(|job| &job.write);
     let replies = batch::apply_all(&mut tx, writes, &mut newest).await?;

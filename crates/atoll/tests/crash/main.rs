@@ -7,6 +7,7 @@
     reason = "what is skipped says so, and a failure shows at which step it was"
 )]
 
+mod outage;
 mod rig;
 mod turns;
 

@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use atoll_node::doctor::{Verdict, jail_checks};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -87,13 +89,31 @@ pub(crate) struct Rig {
     counting_since: Instant,
 }
 
+/// A sandbox and the token that opens it.
+pub(crate) struct Access {
+    pub(crate) id: String,
+    token: String,
+}
+
 /// What an answer was: its status and document.
 type Answer = (u16, Value);
 
 impl Rig {
     /// Starts both, and a sandbox that counts.
     pub(crate) fn start() -> Self {
+        Self::start_on_disk(None)
+    }
+
+    /// The same with the server's data in memory, on a file system with these options.
+    pub(crate) fn start_on_disk(options: Option<&str>) -> Self {
         let folder = tempfile::Builder::new().prefix("crash-").tempdir().unwrap();
+        if let Some(options) = options {
+            let data = folder.path().join("server");
+            fs::create_dir(&data).unwrap();
+            let mut mount = Command::new("mount");
+            mount.args(["-t", "tmpfs", "-o", options, "crash-test"]);
+            assert!(mount.arg(data).status().unwrap().success());
+        }
         let ports = [0, 1].map(|_| {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             listener.local_addr().unwrap().port()
@@ -127,6 +147,24 @@ impl Rig {
         );
         rig.counting_since = Instant::now();
         rig
+    }
+
+    /// The sandbox that must not notice anything.
+    pub(crate) fn bystander(&self) -> &str {
+        &self.bystander
+    }
+
+    /// The file of the server's store.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.path("server/atoll.db")
+    }
+
+    /// Checks that both processes are those that were started last.
+    pub(crate) fn check_lives(&mut self) {
+        for part in [Part::Server, Part::Node] {
+            let ended = self.child(part).try_wait().unwrap();
+            assert_eq!(ended, None, "{part:?}\n{}", self.logs());
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -246,6 +284,19 @@ impl Rig {
         drop(self.request(method, path, key, body, ATTEMPT_LIMIT));
     }
 
+    /// Whether a change is refused for now, with the time to try again; none if it is not.
+    pub(crate) fn refusal(&self, (method, path): (&str, &str), body: Option<&Value>) -> Option<()> {
+        let request = self.prepare(method, path, None, body, REQUEST_LIMIT);
+        let answer = self.runtime.block_on(async { request.send().await });
+        let answer = answer.ok()?;
+        let is_refused = answer.status() == reqwest::StatusCode::SERVICE_UNAVAILABLE;
+        assert!(
+            !is_refused || answer.headers().contains_key("retry-after"),
+            "{answer:?}"
+        );
+        is_refused.then_some(())
+    }
+
     /// One request; none if there was no answer.
     fn request(
         &self,
@@ -255,6 +306,23 @@ impl Rig {
         body: Option<&Value>,
         limit: Duration,
     ) -> Option<Answer> {
+        let request = self.prepare(method, path, key, body, limit);
+        self.runtime.block_on(async {
+            let answer = request.send().await.ok()?;
+            let status = answer.status().as_u16();
+            let text = answer.text().await.ok()?;
+            Some((status, serde_json::from_str(&text).unwrap_or(Value::Null)))
+        })
+    }
+
+    fn prepare(
+        &self,
+        method: &str,
+        path: &str,
+        key: Option<&str>,
+        body: Option<&Value>,
+        limit: Duration,
+    ) -> reqwest::RequestBuilder {
         let url = format!("http://127.0.0.1:{}{path}", self.ports[0]);
         let method = method.parse().unwrap();
         let mut request = self.client.request(method, url).timeout(limit);
@@ -265,12 +333,7 @@ impl Rig {
         if let Some(body) = body {
             request = request.json(body);
         }
-        self.runtime.block_on(async {
-            let answer = request.send().await.ok()?;
-            let status = answer.status().as_u16();
-            let text = answer.text().await.ok()?;
-            Some((status, serde_json::from_str(&text).unwrap_or(Value::Null)))
-        })
+        request
     }
 
     /// Repeats a request until it is answered with one of these, as a careful client does.
@@ -342,13 +405,51 @@ impl Rig {
         self.wait(&format!("`{command}` runs"), |rig| rig.exec(id, command))
     }
 
+    /// What it takes to use a sandbox without a word with the control plane.
+    pub(crate) fn access(&self, id: &str) -> Access {
+        let path = format!("/v2/sandboxes/{id}/connect");
+        let wish = json!({ "timeout": 3600 });
+        let shown = self.insist(("POST", &path), None, Some(&wish), &[200, 201]);
+        Access {
+            id: id.to_owned(),
+            token: shown["envdAccessToken"].as_str().unwrap().to_owned(),
+        }
+    }
+
+    /// Runs a command in a sandbox as a client does that has access already: what it wrote; none
+    /// if it did not come to its end.
+    pub(crate) fn command(&self, access: &Access, command: &str) -> Option<String> {
+        let process = json!({ "cmd": "/bin/bash", "args": ["-c", command] });
+        let message = json!({ "process": process }).to_string();
+        let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+        let body = [&[0], &length[..], message.as_bytes()].concat();
+        let url = format!("http://127.0.0.1:{}/process.Process/Start", self.ports[0]);
+        let request = self
+            .client
+            .post(url)
+            .header("e2b-sandbox-id", &access.id)
+            .header("e2b-sandbox-port", "49983")
+            .header("x-access-token", &access.token)
+            .header("content-type", "application/connect+json")
+            .header("connect-protocol-version", "1")
+            .timeout(REQUEST_LIMIT)
+            .body(body);
+        let bytes = self.runtime.block_on(async {
+            let answer = request.send().await.ok()?;
+            answer.bytes().await.ok()
+        })?;
+        output(&bytes)
+    }
+
     /// Checks that the bystander went on counting all the time.
     pub(crate) fn check_bystander(&self) {
+        self.judge_count(&self.exec_until(&self.bystander, "cat /tmp/count"));
+    }
+
+    /// Checks that what the bystander counted is what it must have if it never stood still.
+    pub(crate) fn judge_count(&self, count: &str) {
         let since = self.counting_since.elapsed();
-        let count: u64 = self
-            .exec_until(&self.bystander, "cat /tmp/count")
-            .parse()
-            .unwrap();
+        let count: u64 = count.parse().unwrap();
         // A busy machine may halve its speed; a stop of a second at each step would show.
         let least = u64::try_from(since.as_millis() / 300).unwrap();
         assert!(count >= least, "it counted {count} in {since:?}");
@@ -393,6 +494,8 @@ impl Rig {
                 rig.child(part).try_wait().unwrap()
             });
         }
+        // Where its data is on a file system of its own, that is not a leftover.
+        self.unmount();
         self.wait("nothing is left", |rig| {
             let left = rig.leftovers(instance.trim());
             if !left.is_empty() {
@@ -400,6 +503,15 @@ impl Rig {
             }
             left.is_empty().then_some(())
         });
+    }
+
+    fn unmount(&self) {
+        let data = self.path("server");
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        if mounts.contains(data.to_str().unwrap()) {
+            let done = Command::new("umount").arg(data).status().unwrap();
+            assert!(done.success());
+        }
     }
 
     /// Processes, mounts and cgroups of the node.
@@ -423,6 +535,24 @@ impl Rig {
         left.extend(cgroups(Path::new("/sys/fs/cgroup"), instance, 3));
         left
     }
+}
+
+/// What a process wrote, of the stream of its events.
+fn output(mut stream: &[u8]) -> Option<String> {
+    let mut written = Vec::new();
+    let mut has_ended = false;
+    while let Some((head, rest)) = stream.split_first_chunk::<5>() {
+        let [_, length @ ..] = *head;
+        let (message, rest) = rest.split_at_checked(u32::from_be_bytes(length) as usize)?;
+        stream = rest;
+        let event = serde_json::from_slice::<Value>(message).ok()?;
+        if let Some(text) = event["event"]["data"]["stdout"].as_str() {
+            written.extend(BASE64_STANDARD.decode(text).ok()?);
+        }
+        has_ended |= event["event"]["end"].is_object();
+    }
+    let text = String::from_utf8_lossy(&written).trim().to_owned();
+    has_ended.then_some(text)
 }
 
 /// Cgroups that carry the node's instance in their names, a few levels down.
