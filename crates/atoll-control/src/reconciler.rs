@@ -248,7 +248,11 @@ async fn drive_to_rest(inner: &Arc<Inner>, id: &SandboxId, slot: &Slot, hint: Op
                 row = Some(*next);
             }
             Attempt::Found(found) => {
-                if std::mem::take(&mut is_unsure) {
+                // One that is due is about to leave; to set its deadline would only wake us again
+                // at once, however often its end cannot be written.
+                let is_due = found.state == State::Running && found.deadline <= inner.clock.now();
+                if is_unsure && !is_due {
+                    is_unsure = false;
                     inner.settle(&found);
                 }
                 row = Some(*found);

@@ -103,7 +103,7 @@ impl SqliteStore {
             .map_err(failed)?;
         Ok(Self {
             readers,
-            writer: Writer::spawn(connection, head),
+            writer: Writer::spawn(connection, writing, head),
         })
     }
 

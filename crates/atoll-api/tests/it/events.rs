@@ -1,11 +1,13 @@
 //! Events and webhooks through the API, and a receiver that checks what it gets.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use atoll_api::webhook::{HttpSender, Targets};
+use atoll_core::event::{EventKind, Subject};
 use atoll_core::time::Timestamp;
-use atoll_store::store::{Retention, Store as _};
+use atoll_store::store::{EventRow, Retention, Store as _};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::routing::post;
@@ -166,13 +168,26 @@ async fn a_slow_watcher_holds_up_nobody_and_is_told_that_it_fell_behind() {
         );
         assert!(fast.contains(&id), "{fast}");
     }
+    // More than the bus remembers, so that what the store forgets is gone.
+    let filler = EventRow {
+        subject: Subject::Fleet,
+        team: None,
+        at: Timestamp::from_micros(1),
+        kind: EventKind::ResourceExhausted,
+        level: "info".to_owned(),
+        message: "filler".to_owned(),
+        fields: BTreeMap::new(),
+    };
+    let filler = vec![filler; 9_000];
+    world.store.event_append(filler).await.unwrap();
     let retention = Retention {
         before: Timestamp::from_micros(0),
         sandboxes_max: 1_000,
         events_max: 3,
-        limit: 100,
+        limit: 10_000,
     };
     while world.store.history_prune(&retention).await.unwrap().is_more {}
+    live_and_die(&world).await;
     let newest = world.ask(Method::GET, "/events?from=now", "").await.json;
     let newest = newest["cursor"].as_u64().unwrap();
     while !text.contains(&format!("id: {newest}\n")) {
@@ -186,7 +201,8 @@ async fn a_slow_watcher_holds_up_nobody_and_is_told_that_it_fell_behind() {
         .iter()
         .map(|(id, _)| id.unwrap())
         .collect();
-    assert_eq!(after, [newest - 2, newest - 1, newest], "{text}");
+    assert!(after.is_sorted() && after.len() >= 3, "{text}");
+    assert_eq!(after.last(), Some(&newest), "{text}");
     let before = seen[..lagged].iter().map(|(id, _)| id.unwrap());
     assert!(before.is_sorted() && lagged >= 4, "{text}");
 }

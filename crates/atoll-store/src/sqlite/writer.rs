@@ -10,7 +10,7 @@ use std::sync::Mutex;
 
 use atoll_core::event::Cursor;
 use sqlx::Connection as _;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -42,12 +42,21 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// `head` is the newest event that the database has given out.
-    pub(super) fn spawn(connection: SqliteConnection, head: Cursor) -> Self {
+    /// `head` is the newest event that the database has given out. `options` opened the connection
+    /// and open it again where that is needed.
+    pub(super) fn spawn(
+        connection: SqliteConnection,
+        options: SqliteConnectOptions,
+        head: Cursor,
+    ) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         let (moved, head) = watch::channel(head);
         let tasks = TaskTracker::new();
-        tasks.spawn(run(connection, receiver, moved));
+        let database = Database {
+            connection,
+            options,
+        };
+        tasks.spawn(run(database, receiver, moved));
         tasks.close();
         Self {
             queue: Mutex::new(Some(sender)),
@@ -91,14 +100,32 @@ impl std::fmt::Debug for Job {
     }
 }
 
-async fn run(
-    mut connection: SqliteConnection,
-    mut queue: mpsc::Receiver<Job>,
-    head: watch::Sender<Cursor>,
-) {
+/// The connection that writes, and how to open it again.
+struct Database {
+    connection: SqliteConnection,
+    options: SqliteConnectOptions,
+}
+
+impl Database {
+    /// Opens the connection anew if it can begin no transaction: a full disk makes SQLite roll back
+    /// by itself, which the driver does not notice, and it refuses every later one.
+    async fn recover(&mut self) {
+        // It locks nothing, so a database that somebody else holds is no reason.
+        let begun = self.connection.begin_with("BEGIN").await.map(drop);
+        if !matches!(begun, Err(sqlx::Error::InvalidSavePointStatement)) {
+            return;
+        }
+        match SqliteConnection::connect_with(&self.options).await {
+            Ok(fresh) => self.connection = fresh,
+            Err(error) => tracing::warn!(%error, "the database cannot be opened again yet"),
+        }
+    }
+}
+
+async fn run(mut database: Database, mut queue: mpsc::Receiver<Job>, head: watch::Sender<Cursor>) {
     let mut jobs = Vec::with_capacity(GROUP_MAX);
     while queue.recv_many(&mut jobs, GROUP_MAX).await > 0 {
-        match commit_group(&mut connection, &jobs, &head).await {
+        match commit_group(&mut database, &jobs, &head).await {
             Ok(replies) => {
                 for (job, reply) in jobs.drain(..).zip(replies) {
                     // A caller that went away needs no answer; its write stands.
@@ -116,12 +143,12 @@ async fn run(
                 if jobs.len() == 1 {
                     answer_failed(&mut jobs, error);
                 } else {
-                    commit_each(&mut connection, &mut jobs, &head).await;
+                    commit_each(&mut database, &mut jobs, &head).await;
                 }
             }
         }
     }
-    if let Err(error) = connection.close().await {
+    if let Err(error) = database.connection.close().await {
         tracing::warn!(%error, "the database did not close cleanly");
     }
 }
@@ -134,13 +161,16 @@ fn answer_failed(jobs: &mut Vec<Job>, error: Error) {
 
 /// Commits a group; those who wait for events are told once for all of it.
 async fn commit_group(
-    connection: &mut SqliteConnection,
+    database: &mut Database,
     jobs: &[Job],
     head: &watch::Sender<Cursor>,
 ) -> Result<Vec<Reply>> {
     let began = Instant::now();
-    let committed = commit(connection, jobs, head).await;
+    let committed = commit(&mut database.connection, jobs, head).await;
     metrics::committed(jobs.len(), began.elapsed(), committed.is_ok());
+    if committed.is_err() {
+        database.recover().await;
+    }
     committed
 }
 
@@ -166,14 +196,10 @@ async fn commit(
     Ok(replies)
 }
 
-async fn commit_each(
-    connection: &mut SqliteConnection,
-    jobs: &mut Vec<Job>,
-    head: &watch::Sender<Cursor>,
-) {
+async fn commit_each(database: &mut Database, jobs: &mut Vec<Job>, head: &watch::Sender<Cursor>) {
     for job in jobs.drain(..) {
         let alone = std::slice::from_ref(&job);
-        let answer = commit_group(connection, alone, head)
+        let answer = commit_group(database, alone, head)
             .await
             .and_then(|mut replies| replies.pop().ok_or(Error::Closed));
         let _ = job.answer.send(answer);

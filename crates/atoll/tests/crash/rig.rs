@@ -361,7 +361,12 @@ impl Rig {
 
     /// What a create of this name asks for.
     pub(crate) fn wish(name: &str) -> Value {
-        json!({"templateID": "base", "timeout": 3600, "metadata": {"name": name}})
+        json!({
+            "templateID": "base",
+            "timeout": 3600,
+            "secure": true,
+            "metadata": {"name": name},
+        })
     }
 
     /// Makes a sandbox, however often that must be asked.
