@@ -65,8 +65,8 @@ mod tests {
 
     #[test]
     fn messages_come_whole_however_they_are_cut() {
-        let text = ":\n\nid: 7\nevent: sandbox.running\ndata: {\"a\":\"b: c\"}\n\n:\n\nevent: lagged\n\
-                    data: {}\n\n";
+        let text = ":\n\nid: 7\nevent: sandbox.running\ndata: {\"a\":\"b: c\"}\n\n:\n\n\
+                    event: lagged\ndata: {}\n\n";
         for size in [1, 3, 1_000] {
             let mut reader = Reader::default();
             let messages: Vec<_> = text

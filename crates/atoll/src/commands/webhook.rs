@@ -53,7 +53,10 @@ pub(crate) async fn run(command: WebhookCommand) -> anyhow::Result<()> {
             let given = given_secret(secret_file.as_deref())?;
             let secret = given.clone().unwrap_or_else(new_secret);
             let body = json!({
-                "name": name, "url": url, "events": event, "signatureSecret": secret.expose_secret(),
+                "name": name,
+                "url": url,
+                "events": event,
+                "signatureSecret": secret.expose_secret(),
             });
             let client = client(&server)?;
             let mut made: Value = client
