@@ -3,6 +3,7 @@
 use axum::body::Body;
 use http::{Method, Request, StatusCode};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::spec;
 use crate::world::{ADMIN_TOKEN, World};
@@ -141,10 +142,15 @@ async fn strangers_are_told_of_and_no_key_ever_is() {
 #[tokio::test]
 async fn a_flood_of_refusals_does_not_fill_the_audit() {
     let world = World::new().await;
-    let burst = atoll_control::limit::STRANGER_REFUSALS.burst.get();
+    let rate = atoll_control::limit::STRANGER_REFUSALS;
+    let burst = rate.burst.get();
+    let began = Instant::now();
     for _ in 0..burst + 50 {
         world.ask_as(&[], Method::POST, "/sandboxes", "{").await;
     }
+    // A machine may be so busy that the rate gives much back meanwhile.
+    let given_back = u32::try_from(began.elapsed().as_millis()).unwrap() * rate.per_second.get();
+    let most = burst + given_back / 1_000 + 1;
     // Pages of the audit go on from one another, without gap or repetition.
     let mut seen = Vec::new();
     let mut query = "?limit=37&actor=anonymous".to_owned();
@@ -162,7 +168,7 @@ async fn a_flood_of_refusals_does_not_fill_the_audit() {
     }
     let recorded = u32::try_from(seen.len()).unwrap();
     assert!(recorded >= burst, "{recorded}");
-    assert!(recorded < burst + 50, "{recorded}");
+    assert!(recorded <= most, "{recorded} of at most {most}");
     // Deeds are never left out, and a team's refusals are counted apart.
     world.create_base().await;
     assert_eq!(rows(&world, "?outcome=ok").await.len(), 1);
