@@ -27,7 +27,7 @@ impl From<&Heartbeat> for HeartbeatRequest {
             total: amounts(heartbeat.total).into(),
             allocated: amounts(heartbeat.allocated).into(),
             sandboxes: heartbeat.sandboxes,
-            measured: measured(&heartbeat.usage).into(),
+            measured: Capacity::from(&heartbeat.usage).into(),
             digest: heartbeat.digest.bits(),
             driver: heartbeat.driver.clone(),
             driver_problem: heartbeat.driver_problem.clone().unwrap_or_default(),
@@ -45,17 +45,21 @@ fn amounts(amounts: Amounts) -> Resources {
     }
 }
 
-fn measured(usage: &MachineUsage) -> Capacity {
-    let amounts = |of: fn(Gauge) -> u64| Resources {
-        cpu_millicores: of(usage.cpu_millis),
-        memory_bytes: of(usage.memory_bytes),
-        disk_bytes: of(usage.disk_bytes),
-        network_bits_per_second: Some(of(usage.network_bps)),
-        ..Resources::default()
-    };
-    Capacity {
-        total: amounts(|gauge| gauge.total).into(),
-        used: amounts(|gauge| gauge.used).into(),
-        ..Capacity::default()
+/// What a machine has and uses, as measured.
+impl From<&MachineUsage> for Capacity {
+    fn from(usage: &MachineUsage) -> Self {
+        let amounts = |of: fn(Gauge) -> u64| Resources {
+            cpu_millicores: of(usage.cpu_millis),
+            memory_bytes: of(usage.memory_bytes),
+            disk_bytes: of(usage.disk_bytes),
+            network_bits_per_second: Some(of(usage.network_bps)),
+            ..Resources::default()
+        };
+        Self {
+            total: amounts(|gauge| gauge.total).into(),
+            used: amounts(|gauge| gauge.used).into(),
+            available: amounts(Gauge::available).into(),
+            ..Self::default()
+        }
     }
 }

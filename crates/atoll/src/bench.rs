@@ -14,6 +14,37 @@ pub(crate) mod workload;
 use std::fs;
 use std::time::Duration;
 
+use tempfile::TempDir;
+
+use crate::cli::DataDirArgs;
+use crate::cli::events::EventArgs;
+use crate::stack::{Nodes, Options, Stack};
+
+/// Checks how often something is measured, and how many at a time.
+fn repeated(count: usize, concurrency: &[usize]) -> anyhow::Result<()> {
+    anyhow::ensure!(count > 0, "--count must be at least 1");
+    let is_positive = !concurrency.contains(&0);
+    anyhow::ensure!(is_positive, "--concurrency must be at least 1");
+    Ok(())
+}
+
+/// Starts a server for one measurement, whose state is in a folder of its own that goes with it.
+async fn serve(data: &DataDirArgs, nodes: Nodes) -> anyhow::Result<(Stack, TempDir)> {
+    fs::create_dir_all(&data.data_dir)?;
+    let folder = tempfile::Builder::new()
+        .prefix("bench-")
+        .tempdir_in(&data.data_dir)?;
+    let stack = Stack::start(Options {
+        listen: ([127, 0, 0, 1], 0).into(),
+        data_dir: folder.path().join("data"),
+        api_key: None,
+        domain: None,
+        events: EventArgs::default(),
+        nodes,
+    });
+    Ok((stack.await?, folder))
+}
+
 /// The machine a figure was measured on: processor, cores, memory, kernel.
 fn machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();

@@ -157,23 +157,6 @@ const fn drain(mode: Option<Drain>) -> DrainMode {
     }
 }
 
-/// What a machine has and uses, as measured.
-pub(super) fn measured(usage: &MachineUsage) -> Capacity {
-    let amounts = |of: fn(Gauge) -> u64| Resources {
-        cpu_millicores: of(usage.cpu_millis),
-        memory_bytes: of(usage.memory_bytes),
-        disk_bytes: of(usage.disk_bytes),
-        network_bits_per_second: Some(of(usage.network_bps)),
-        ..Resources::default()
-    };
-    Capacity {
-        total: amounts(|gauge| gauge.total).into(),
-        used: amounts(|gauge| gauge.used).into(),
-        available: amounts(Gauge::available).into(),
-        ..Capacity::default()
-    }
-}
-
 fn amounts(amounts: Kinds) -> Resources {
     Resources {
         cpu_millicores: amounts.cpu_millis,
@@ -195,7 +178,7 @@ pub(super) fn usage(view: &ResourceUsage) -> GetResourceUsageResponse {
     GetResourceUsageResponse {
         capacity: capacity.into(),
         sandboxes: view.sandboxes,
-        measured: view.measured.as_ref().map(measured).into(),
+        measured: view.measured.as_ref().map(Capacity::from).into(),
         ..GetResourceUsageResponse::default()
     }
 }
@@ -244,7 +227,9 @@ pub(super) fn node(view: NodeView) -> Node {
         driver,
         driver_problem,
         drain: drain(view.drain).into(),
-        measured: last.map(|last| measured(&last.heartbeat.usage)).into(),
+        measured: last
+            .map(|last| Capacity::from(&last.heartbeat.usage))
+            .into(),
         joined_at: view.joined_at.map(time).into(),
         ..Node::default()
     }

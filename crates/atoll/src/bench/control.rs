@@ -18,12 +18,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::bench::conditions::{Conditions, Processors, SyncCost, Watch};
-use crate::bench::{churn, pages, percentile, rate};
+use crate::bench::{churn, pages, percentile, rate, repeated, serve};
 use crate::cli::BenchControlArgs;
-use crate::cli::events::EventArgs;
 use crate::client::Client;
 use crate::output;
-use crate::stack::{Nodes, Options, Stack};
+use crate::stack::Nodes;
 
 /// The store that is measured.
 const STORE: &str = "sqlite";
@@ -79,24 +78,8 @@ pub(crate) async fn run(arguments: &BenchControlArgs) -> anyhow::Result<()> {
         "driver `{}` cannot be measured so; there is `simulated`",
         arguments.driver
     );
-    anyhow::ensure!(arguments.count > 0, "--count must be at least 1");
-    anyhow::ensure!(
-        !arguments.concurrency.contains(&0),
-        "--concurrency must be at least 1"
-    );
-    std::fs::create_dir_all(&arguments.data.data_dir)?;
-    let folder = tempfile::Builder::new()
-        .prefix("bench-")
-        .tempdir_in(&arguments.data.data_dir)?;
-    let stack = Stack::start(Options {
-        listen: ([127, 0, 0, 1], 0).into(),
-        data_dir: folder.path().join("data"),
-        api_key: None,
-        domain: None,
-        nodes: Nodes::Instant,
-        events: EventArgs::default(),
-    });
-    let stack = stack.await?;
+    repeated(arguments.count, &arguments.concurrency)?;
+    let (stack, folder) = serve(&arguments.data, Nodes::Instant).await?;
     let bench = Bench {
         client: Client::new(stack.connection().clone())?,
         folder: folder.path(),

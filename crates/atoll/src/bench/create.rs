@@ -14,13 +14,12 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::bench::{compare, machine, percentile, rate};
-use crate::cli::events::EventArgs;
+use crate::bench::{compare, machine, percentile, rate, repeated, serve};
 use crate::cli::{BenchCreateArgs, SourceArgs};
 use crate::client::Client;
 use crate::output;
 use crate::process::Processes;
-use crate::stack::{Nodes, Options, Stack};
+use crate::stack::Nodes;
 
 /// Sandboxes made before anything is counted, so that files are cached and pools are full.
 const WARM_UP: usize = 3;
@@ -69,24 +68,8 @@ pub(crate) async fn run(arguments: &BenchCreateArgs) -> anyhow::Result<()> {
         "driver `{}` is not part of this version; there is `jail`",
         arguments.driver
     );
-    anyhow::ensure!(arguments.count > 0, "--count must be at least 1");
-    anyhow::ensure!(
-        !arguments.concurrency.contains(&0),
-        "--concurrency must be at least 1"
-    );
-    std::fs::create_dir_all(&arguments.data.data_dir)?;
-    let folder = tempfile::Builder::new()
-        .prefix("bench-")
-        .tempdir_in(&arguments.data.data_dir)?;
-    let stack = Stack::start(Options {
-        listen: ([127, 0, 0, 1], 0).into(),
-        data_dir: folder.path().join("data"),
-        api_key: None,
-        domain: None,
-        events: EventArgs::default(),
-        nodes: Nodes::Own(SourceArgs::default()),
-    });
-    let stack = stack.await?;
+    repeated(arguments.count, &arguments.concurrency)?;
+    let (stack, folder) = serve(&arguments.data, Nodes::Own(SourceArgs::default())).await?;
     let result = measure(arguments, &Client::new(stack.connection().clone())?).await;
     stack.stop().await?;
     result?;
