@@ -32,6 +32,7 @@ pub mod constraint;
 mod decide;
 pub mod decision;
 pub mod fleet;
+pub mod forecast;
 mod intern;
 mod judge;
 pub mod node;
@@ -43,7 +44,9 @@ pub mod request;
 mod reservation;
 pub mod score;
 mod seed;
+pub mod shares;
 mod table;
+pub mod total;
 mod tree;
 
 #[cfg(test)]
