@@ -7,7 +7,7 @@
 use std::sync::OnceLock;
 
 /// The steps of the control plane, in the order in which a sandbox comes by.
-pub const CONTROL: [&str; 18] = [
+pub const CONTROL: [&str; 21] = [
     // The caller's wish is committed (create: with its placement); nothing was ordered.
     "control.intent",
     // The state that follows is committed, before any order of it.
@@ -32,6 +32,10 @@ pub const CONTROL: [&str; 18] = [
     "control.paused",
     "control.vacated",
     "control.removed",
+    // What did not work is committed: it runs still, is kept still, or is given up.
+    "control.pause-failed",
+    "control.resume-failed",
+    "control.failed",
 ];
 
 /// The steps of a node.

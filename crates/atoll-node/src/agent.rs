@@ -61,6 +61,9 @@ mod room;
 /// know.
 const REMOVE_LIMIT: Duration = Duration::from_secs(20);
 
+/// Where the ledger is, in the agent's directory.
+pub const SANDBOXES_FOLDER: &str = "sandboxes";
+
 /// Orders that may wait for one sandbox's owner.
 const COMMAND_QUEUE: usize = 16;
 
@@ -179,7 +182,7 @@ impl Agent {
     ) -> Result<Self, Error> {
         ledger::make_private(&config.data_dir).map_err(Error::Ledger)?;
         let lock = lock_directory(&config.data_dir)?;
-        let ledger = Ledger::open(config.data_dir.join("sandboxes")).map_err(Error::Ledger)?;
+        let ledger = Ledger::open(config.data_dir.join(SANDBOXES_FOLDER)).map_err(Error::Ledger)?;
         let agent = Self {
             inner: Arc::new(Inner {
                 meter: Meter::new(config.data_dir.clone()),

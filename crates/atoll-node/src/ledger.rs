@@ -179,6 +179,30 @@ impl Ledger {
         Ok(Self { directory })
     }
 
+    /// The ledger of a node that may or may not live, to look into only.
+    #[must_use]
+    pub const fn of_other(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
+    /// The record of one sandbox; none if there is none, or no whole one.
+    ///
+    /// # Errors
+    /// If a newer node was here.
+    pub fn get(&self, id: &SandboxId) -> Result<Option<Record>, Error> {
+        let record = read(&self.directory(id).join(RECORD))?;
+        Ok(record.filter(|record| record.id == *id))
+    }
+
+    /// Whether nothing is there; what cannot be read may hold something.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        match fs::read_dir(&self.directory) {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
+    }
+
     /// Where a sandbox's files lie.
     #[must_use]
     pub fn directory(&self, id: &SandboxId) -> PathBuf {

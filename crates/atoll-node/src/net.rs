@@ -60,6 +60,8 @@ use self::slot::Layout;
 pub const MAX_SLOTS: u32 = 4096;
 /// Longest instance name, so that `at<instance>-<index>` fits into an interface name (15 bytes).
 pub const INSTANCE_MAX_LEN: usize = 8;
+/// Where the namespaces are bound, in the run directory.
+const NETNS_FOLDER: &str = "netns";
 /// How long an acquire waits for a slot to be made.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(10);
 /// Pause after a slot could not be made, so that a broken machine is not hammered.
@@ -145,6 +147,21 @@ pub struct Slot {
     pub netns_path: PathBuf,
     /// The sandbox's own address.
     pub address: Ipv4Addr,
+}
+
+/// The slot of this number that a pool made in `run_dir`, for those who have no pool.
+///
+/// # Errors
+/// `NotFound` if no pool was there, or it has no slot of that number.
+pub fn slot_in(run_dir: &Path, index: u32) -> io::Result<Slot> {
+    let not_found = || io::Error::from(io::ErrorKind::NotFound);
+    let range = address::claimed(run_dir).ok_or_else(not_found)?;
+    let (_, address) = slot::addresses(range, index).ok_or_else(not_found)?;
+    Ok(Slot {
+        index,
+        netns_path: slot::netns_path(&run_dir.join(NETNS_FOLDER), index),
+        address,
+    })
 }
 
 /// Whether sandboxes can reach the outside.
@@ -382,20 +399,12 @@ impl Pool {
         }
     }
 
-    /// Connects to a port on the loopback of the slot's sandbox, or else on its own address.
+    /// Connects to a port of the slot's sandbox.
     ///
     /// # Errors
-    /// As [`Dialer::dial`].
+    /// As [`Dialer::dial_slot`].
     pub async fn dial(&self, slot: &Slot, port: u16) -> io::Result<TcpStream> {
-        let dialer = &self.inner.dialer;
-        match dialer.dial(&slot.netns_path, port).await {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                dialer
-                    .connect(&slot.netns_path, slot.address.into(), port)
-                    .await
-            }
-            other => other,
-        }
+        self.inner.dialer.dial_slot(slot, port).await
     }
 
     /// Listens inside a namespace; see [`Dialer::listen`].
@@ -639,7 +648,7 @@ struct Prepared {
 }
 
 fn prepare(config: &Config) -> Result<Prepared, Error> {
-    let netns_dir = config.run_dir.join("netns");
+    let netns_dir = config.run_dir.join(NETNS_FOLDER);
     std::fs::create_dir_all(&netns_dir).map_err(Error::io("make the run directory"))?;
     let link_prefix = format!("at{}-", config.instance);
     let range = address::claim(&config.run_dir, &config.ranges, &link_prefix)?;

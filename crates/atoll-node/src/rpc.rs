@@ -1,8 +1,10 @@
-//! The node on the network: orders and events as `NodeService`, and connections into sandboxes, on
-//! one port.
+//! The agent's orders and events as `NodeService`, on a socket of this machine: the [`relay`] has
+//! the node's port and passes on what comes there.
 //!
 //! Everything that comes here shows the fleet's join token. Certificates for both sides are not
 //! part of this yet: the port belongs on a network of the operator's own.
+//!
+//! [`relay`]: crate::relay
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,7 +13,6 @@ use std::time::Duration;
 use atoll_core::node::NodeEvent;
 use atoll_proto::join_token::JoinToken;
 use atoll_proto::node::NodeServiceExt as _;
-use atoll_proto::tunnel;
 use bytes::Bytes;
 use connectrpc::{ConnectRpcService, Limits, Router};
 use http::header::AUTHORIZATION;
@@ -22,7 +23,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,10 +35,9 @@ use crate::traceparent;
 
 pub mod membership;
 mod orders;
-mod tunnels;
 
-/// Connections at once: one for each connection of an edge into a sandbox, and a few for orders.
-const CONNECTIONS_MAX: usize = 16_384;
+/// Connections at once: a few of each server, and room for those that were given up.
+const CONNECTIONS_MAX: usize = 1_024;
 
 /// Orders that one server may have under way on one connection.
 const STREAMS_MAX: u32 = 4_096;
@@ -49,10 +49,10 @@ const MESSAGE_MAX: usize = 4 * 1024 * 1024;
 const EVENTS_MAX: usize = 4_096;
 
 /// A connection on which no request begins is closed after this.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+pub(crate) const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// Pause after a failed accept: the usual cause, too few descriptors, passes only with time.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often a silent peer is asked whether it is still there, and how long it may take to answer.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(15));
@@ -60,13 +60,13 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(15), Duration::fro
 /// How long orders under way may take to be answered after the node was told to stop.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Serves `listener` until `cancel`. `events` is what the agent tells of its own accord; without a
 /// reader it is dropped, because whoever comes next asks for a report. Without a `token` everybody
 /// is let in; only a loopback address may be served so.
 pub async fn serve(
-    listener: TcpListener,
+    listener: UnixListener,
     agent: Agent,
     mut events: mpsc::Receiver<NodeEvent>,
     token: Option<JoinToken>,
@@ -74,7 +74,7 @@ pub async fn serve(
     cancel: CancellationToken,
 ) {
     let (publish, _) = broadcast::channel(EVENTS_MAX);
-    let door = Door::new(agent, publish.clone(), token, tasks.clone(), cancel.clone());
+    let door = Door::new(agent, publish.clone(), token, cancel.clone());
     tasks.spawn(cancel.clone().run_until_cancelled_owned(async move {
         while let Some(event) = events.recv().await {
             // An error means that nobody listens.
@@ -100,15 +100,11 @@ pub async fn serve(
 }
 
 async fn converse(
-    stream: TcpStream,
+    stream: UnixStream,
     door: Door,
     slot: OwnedSemaphorePermit,
     cancel: CancellationToken,
 ) {
-    // Terminals send small frames that must not wait for an acknowledgement.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "set TCP_NODELAY");
-    }
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -124,7 +120,7 @@ async fn converse(
         let door = door.clone();
         async move { Ok::<_, Infallible>(door.handle(request).await) }
     });
-    let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let served = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(served);
     let result = tokio::select! {
         result = served.as_mut() => result,
@@ -142,11 +138,8 @@ async fn converse(
 /// Lets in who shows the token, and sends each to what it asks for.
 #[derive(Clone)]
 struct Door {
-    agent: Agent,
     token: Option<JoinToken>,
     orders: ConnectRpcService,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
 }
 
 impl Door {
@@ -154,39 +147,22 @@ impl Door {
         agent: Agent,
         events: broadcast::Sender<NodeEvent>,
         token: Option<JoinToken>,
-        tasks: TaskTracker,
         cancel: CancellationToken,
     ) -> Self {
-        let orders = Orders::new(agent.clone(), events, cancel.clone());
+        let orders = Orders::new(agent, events, cancel);
         let limits = Limits::default()
             .with_max_message_size(MESSAGE_MAX)
             .with_max_request_body_size(MESSAGE_MAX);
         let router = Arc::new(orders).register(Router::new());
         Self {
-            agent,
             token,
             orders: ConnectRpcService::new(router).with_limits(limits),
-            tasks,
-            cancel,
         }
     }
 
     async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
-        let shown = request.headers().get(AUTHORIZATION);
-        let shown = shown.map(http::HeaderValue::as_bytes);
-        if self
-            .token
-            .as_ref()
-            .is_some_and(|token| !token.is_shown_by(shown))
-        {
-            return answer(
-                StatusCode::UNAUTHORIZED,
-                "the join token is missing or wrong",
-            );
-        }
-        if request.uri().path().starts_with(tunnel::PATH_PREFIX) {
-            let stop = self.cancel.clone();
-            return tunnels::open(&self.agent, request, &self.tasks, stop).await;
+        if let Some(refusal) = refuse(self.token.as_ref(), request.headers()) {
+            return refusal;
         }
         let span = traceparent::of_order(request.headers(), request.uri().path());
         let mut orders = self.orders.clone();
@@ -198,7 +174,19 @@ impl Door {
     }
 }
 
-fn answer(status: StatusCode, text: &'static str) -> Response<Body> {
+/// What those get who do not show the token, if there is one.
+pub(crate) fn refuse(
+    token: Option<&JoinToken>,
+    headers: &http::HeaderMap,
+) -> Option<Response<Body>> {
+    let shown = headers.get(AUTHORIZATION);
+    let shown = shown.map(http::HeaderValue::as_bytes);
+    let is_right = token.is_none_or(|token| token.is_shown_by(shown));
+    let text = "the join token is missing or wrong";
+    (!is_right).then(|| answer(StatusCode::UNAUTHORIZED, text))
+}
+
+pub(crate) fn answer(status: StatusCode, text: &'static str) -> Response<Body> {
     let mut response = Response::new(Full::from(text).boxed_unsync());
     *response.status_mut() = status;
     response

@@ -45,6 +45,19 @@ impl JoinToken {
         format!("Bearer {}", self.0.expose_secret())
     }
 
+    /// The token itself, to hand it on to another process of this machine.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+
+    /// Tells this token from others without telling it.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let digest = Sha256::digest(self.0.expose_secret());
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Whether this `authorization` header shows it. Digests are compared, so that the time it
     /// takes says nothing about the token.
     #[must_use]
@@ -67,7 +80,7 @@ mod tests {
             assert!(!token.is_shown_by(Some(wrong.as_bytes())), "{wrong}");
         }
         assert!(!token.is_shown_by(None));
-        assert!(!format!("{token:?}").contains("0123"));
+        assert!(!format!("{token:?} {}", token.fingerprint()).contains("0123"));
     }
 
     #[test]

@@ -31,6 +31,9 @@ pub(crate) enum Command {
     Server(ServerProcessArgs),
     /// Run a node of a fleet: this machine's sandboxes, on the orders of a server.
     Node(NodeArgs),
+    /// Carry the traffic of this machine's sandboxes; a node starts it for itself.
+    #[command(hide = true)]
+    Relay(RelayArgs),
     /// Run one command in a sandbox made for it, and remove the sandbox.
     Run(RunArgs),
     /// List, look into, use and remove sandboxes.
@@ -106,6 +109,10 @@ pub(crate) struct NodeArgs {
     /// Where the server reaches this node, `http://HOST:PORT`; the listening address unless given.
     #[arg(long, env = "ATOLL_NODE_ADVERTISE")]
     pub(crate) advertise: Option<http::Uri>,
+    /// Address on which clients reach the guest agents of this machine's sandboxes without the
+    /// server; nobody does unless given.
+    #[arg(long, env = "ATOLL_NODE_TRAFFIC_LISTEN")]
+    pub(crate) traffic_listen: Option<SocketAddr>,
     /// Name of the node, unique in the fleet and the same at every start; the machine's unless
     /// given.
     #[arg(long, env = "ATOLL_NODE_NAME")]
@@ -130,6 +137,24 @@ pub(crate) struct NodeArgs {
     pub(crate) json: bool,
     /// How to write logs (standard error).
     #[arg(long, value_enum, default_value = "text", env = "ATOLL_LOG_FORMAT")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// What a node tells its relay. The listening socket is its standard input, the join token in the
+/// environment.
+#[derive(Debug, Args)]
+pub(crate) struct RelayArgs {
+    /// The node's folder.
+    #[arg(long)]
+    pub(crate) folder: PathBuf,
+    /// Tells its settings from others. Never an argument: who sees those could guess at the token.
+    #[arg(env = "ATOLL_RELAY_SETTINGS", hide_env_values = true)]
+    pub(crate) settings: String,
+    /// Address for clients.
+    #[arg(long)]
+    pub(crate) traffic_listen: Option<SocketAddr>,
+    /// How to write logs (standard error).
+    #[arg(long, value_enum, default_value = "text")]
     pub(crate) log_format: LogFormat,
 }
 

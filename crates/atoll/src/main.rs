@@ -15,6 +15,7 @@ mod node;
 mod node_process;
 mod output;
 mod process;
+mod relay;
 mod secrets;
 mod serve;
 mod settings;
@@ -61,13 +62,14 @@ async fn dispatch(command: Command) -> anyhow::Result<Exit> {
     // Servers and nodes configure their own logging.
     let is_server = matches!(
         command,
-        Command::Dev(_) | Command::Server(_) | Command::Node(_)
+        Command::Dev(_) | Command::Server(_) | Command::Node(_) | Command::Relay(_)
     );
     let _telemetry = (!is_server).then(|| telemetry::start(LogFormat::Text, QUIET));
     match command {
         Command::Dev(arguments) => serve::dev(arguments).await?,
         Command::Server(arguments) => serve::server(arguments).await?,
         Command::Node(arguments) => node_process::run(arguments).await?,
+        Command::Relay(arguments) => relay::run(arguments).await?,
         Command::Run(arguments) => return commands::run::run(arguments).await,
         Command::Sandbox(command) => return commands::sandbox::run(command).await,
         Command::Template(command) => commands::template::run(command).await?,

@@ -46,7 +46,9 @@ const USAGE_INTERVAL: Duration = Duration::from_secs(5);
 /// Random bytes that tell this node from others on the same machine.
 const INSTANCE_BYTES: usize = 3;
 /// The node's part of the data directory.
-const FOLDER: &str = "node";
+pub(crate) const FOLDER: &str = "node";
+/// The network's part of the node's.
+pub(crate) const NET_FOLDER: &str = "net";
 
 /// Starts the node `id` in the data directory: takes its part of it over, adopts the sandboxes that
 /// live, and answers when orders can come.
@@ -67,7 +69,7 @@ pub(crate) async fn start(
     let resolvers = net::resolver::choose(&[]);
     let net = net::Pool::start(net::Config {
         instance: instance.clone(),
-        run_dir: data_dir.join("net"),
+        run_dir: data_dir.join(NET_FOLDER),
         ranges: Vec::new(),
         resolvers: resolvers.clone(),
         denied: Vec::new(),

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::cli::NodeArgs;
 use crate::components::Components;
+use crate::relay::keeper::{self, Keeper};
 use crate::serve::LOG_FILTER;
 use crate::stack::demand_driver;
 use crate::{crash, listening, node, output, secrets, telemetry, traces};
@@ -42,8 +43,6 @@ pub(crate) async fn run(arguments: NodeArgs) -> anyhow::Result<()> {
     listening::demand_token(arguments.listen, token.as_ref())?;
     let id = arguments.name.clone().map_or_else(machine_name, Ok)?;
     demand_driver(&arguments.data.data_dir)?;
-    let listener = listening::bind(arguments.listen).await?;
-    let address = advertised(&arguments, listener.local_addr()?)?;
 
     let components = Components::default();
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
@@ -52,11 +51,18 @@ pub(crate) async fn run(arguments: NodeArgs) -> anyhow::Result<()> {
     let agent = node::start(id.clone(), &data_dir, &arguments.sources, events)
         .await
         .context("start the node")?;
+    // The folder is this process's from here on.
+    let folder = data_dir.join(node::FOLDER);
+    let orders = keeper::listen_for_orders(&folder)?;
+    let mut keeper = Keeper::new(&arguments, folder, token.clone())?;
+    let address = advertised(&arguments, keeper.ensure().await?)?;
     let (running, stop) = (agent.clone(), components.cancel());
     components.start("node", async move { running.run(stop).await });
     let (tasks, stop) = (components.tasks(), components.cancel());
-    let serve = rpc::serve(listener, agent.clone(), inbox, token.clone(), tasks, stop);
+    let serve = rpc::serve(orders, agent.clone(), inbox, token.clone(), tasks, stop);
     components.start("orders", serve);
+
+    components.start("relay", keeper.keep(components.cancel()));
 
     let membership = membership::Config {
         node: id.clone(),

@@ -16,7 +16,7 @@ use secrecy::{ExposeSecret, SecretString};
 /// Holds the key of the default team, in the data directory.
 const KEY_FILE: &str = "api-key";
 /// Holds the join token, where no file does.
-const JOIN_TOKEN_VARIABLE: &str = "ATOLL_JOIN_TOKEN";
+pub(crate) const JOIN_TOKEN_VARIABLE: &str = "ATOLL_JOIN_TOKEN";
 
 /// Refuses what is no key before anything is made. The message leaves the text out: it may be a
 /// secret of something else.

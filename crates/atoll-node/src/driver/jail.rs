@@ -43,6 +43,7 @@ use crate::net::{self, Slot};
 use crate::rootfs::{guest_files, overlays};
 
 mod instance;
+pub mod reach;
 mod stock;
 mod supervisor;
 

@@ -59,9 +59,7 @@ pub(super) fn uplink() -> Option<Link> {
 /// The choice of an earlier run is kept as long as nobody else has come to use the range.
 pub(super) fn claim(run_dir: &Path, wanted: &[Cidr], link_prefix: &str) -> Result<Cidr, Error> {
     let file = run_dir.join(CHOICE_FILE);
-    let earlier: Option<Cidr> = std::fs::read_to_string(&file)
-        .ok()
-        .and_then(|text| text.trim().parse().ok());
+    let earlier = claimed(run_dir);
     let candidates: Vec<Cidr> = match wanted {
         [] => default_ranges().collect(),
         some => some.to_vec(),
@@ -92,6 +90,12 @@ pub(super) fn claim(run_dir: &Path, wanted: &[Cidr], link_prefix: &str) -> Resul
     Err(Error::NoRange {
         tried: tried.join(", "),
     })
+}
+
+/// The range that was chosen last.
+pub(super) fn claimed(run_dir: &Path) -> Option<Cidr> {
+    let text = std::fs::read_to_string(run_dir.join(CHOICE_FILE)).ok()?;
+    text.trim().parse().ok()
 }
 
 /// Gives a claimed range back.

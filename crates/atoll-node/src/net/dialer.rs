@@ -18,6 +18,8 @@ use rustix::thread::LinkNameSpaceType;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
+use super::Slot;
+
 /// Requests that may wait for the thread. Each takes microseconds, so a full queue means that
 /// callers come faster than sockets can be made; they wait.
 const QUEUE: usize = 256;
@@ -69,6 +71,20 @@ impl Dialer {
         let second = self.connect(netns, Ipv6Addr::LOCALHOST.into(), port).await;
         // Whatever keeps IPv6 from working, the answer about the port is the one IPv4 gave.
         second.map_err(|_| io::ErrorKind::ConnectionRefused.into())
+    }
+
+    /// Connects to a port on the loopback of the slot's sandbox, or else on its own address.
+    ///
+    /// # Errors
+    /// As [`Self::dial`].
+    pub async fn dial_slot(&self, slot: &Slot, port: u16) -> io::Result<TcpStream> {
+        match self.dial(&slot.netns_path, port).await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                self.connect(&slot.netns_path, slot.address.into(), port)
+                    .await
+            }
+            other => other,
+        }
     }
 
     /// Connects to one address and port as seen from within the namespace.

@@ -47,9 +47,20 @@ pub(super) struct Layout {
     pub(super) firewall: Option<Firewall>,
 }
 
+/// Where the namespace of a slot is bound.
+pub(super) fn netns_path(netns_dir: &Path, index: u32) -> PathBuf {
+    netns_dir.join(index.to_string())
+}
+
+/// The host's and the guest's address of a slot.
+pub(super) fn addresses(range: Cidr, index: u32) -> Option<(Ipv4Addr, Ipv4Addr)> {
+    let first = index.checked_mul(ADDRESSES_PER_SLOT)?;
+    Some((range.nth(first)?, range.nth(first + 1)?))
+}
+
 impl Layout {
     pub(super) fn netns_path(&self, index: u32) -> PathBuf {
-        self.netns_dir.join(index.to_string())
+        netns_path(&self.netns_dir, index)
     }
 
     pub(super) fn link_name(&self, index: u32) -> String {
@@ -58,8 +69,7 @@ impl Layout {
 
     /// The host's and the guest's address.
     pub(super) fn addresses(&self, index: u32) -> Option<(Ipv4Addr, Ipv4Addr)> {
-        let first = index.checked_mul(ADDRESSES_PER_SLOT)?;
-        Some((self.range.nth(first)?, self.range.nth(first + 1)?))
+        addresses(self.range, index)
     }
 
     /// Makes the slot; what a failure leaves half-made is removed again.

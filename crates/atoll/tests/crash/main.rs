@@ -7,8 +7,10 @@
     reason = "what is skipped says so, and a failure shows at which step it was"
 )]
 
+mod failures;
 mod outage;
 mod rig;
+mod service;
 mod turns;
 
 use rig::{Rig, is_possible};

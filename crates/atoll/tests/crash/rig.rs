@@ -1,6 +1,7 @@
 //! A server and a node as processes of their own, on one data directory, with a sandbox that must
 //! not notice what happens to another one.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -51,11 +52,22 @@ pub(crate) fn is_possible() -> bool {
     }
 }
 
-/// The two processes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Part {
     Server,
     Node,
+    /// Another node, where a test wants one.
+    Second,
+}
+
+/// Where a client knocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// The server's.
+    Server,
+    /// That of the first node's machine.
+    Machine,
 }
 
 impl Part {
@@ -72,15 +84,16 @@ impl Part {
         match self {
             Self::Server => "server",
             Self::Node => "node",
+            Self::Second => "second",
         }
     }
 }
 
 pub(crate) struct Rig {
     folder: TempDir,
-    ports: [u16; 2],
-    server: Option<Child>,
-    node: Option<Child>,
+    /// Of server, node, second node and machine.
+    ports: [u16; 4],
+    children: BTreeMap<Part, Child>,
     runtime: tokio::runtime::Runtime,
     client: reqwest::Client,
     key: String,
@@ -114,15 +127,13 @@ impl Rig {
             mount.args(["-t", "tmpfs", "-o", options, "crash-test"]);
             assert!(mount.arg(data).status().unwrap().success());
         }
-        let ports = [0, 1].map(|_| {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            listener.local_addr().unwrap().port()
-        });
+        // All at once: a port that is free again may be given twice.
+        let listeners = [0; 4].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let ports = listeners.map(|listener| listener.local_addr().unwrap().port());
         let mut rig = Self {
             folder,
             ports,
-            server: None,
-            node: None,
+            children: BTreeMap::new(),
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
@@ -159,30 +170,69 @@ impl Rig {
         self.path("server/atoll.db")
     }
 
-    /// Checks that both processes are those that were started last.
+    /// Checks that all processes are those that were started last.
     pub(crate) fn check_lives(&mut self) {
-        for part in [Part::Server, Part::Node] {
+        for part in self.children.keys().copied().collect::<Vec<_>>() {
             let ended = self.child(part).try_wait().unwrap();
             assert_eq!(ended, None, "{part:?}\n{}", self.logs());
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// Ends a process as a loss of power would.
+    pub(crate) fn kill(&mut self, part: Part) {
+        let child = self.child(part);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// How the server says that a node stands.
+    pub(crate) fn node_state(&self, name: &str) -> Option<String> {
+        let token = fs::read_to_string(self.path("server/admin-token")).unwrap();
+        let path = format!("/admin/v1/nodes/{name}");
+        let request = self.prepare("GET", &path, None, None, REQUEST_LIMIT);
+        let request = request.header("x-admin-token", token.trim());
+        let text = self
+            .runtime
+            .block_on(async { request.send().await.ok()?.text().await.ok() })?;
+        let node: Value = serde_json::from_str(&text).ok()?;
+        node["state"].as_str().map(str::to_owned)
+    }
+
+    /// Whether another process has the first node's port now.
+    pub(crate) fn relay_is_replaced(&self, before: u64) -> bool {
+        let text = fs::read_to_string(self.path("node/node/relay.json")).unwrap_or_default();
+        let state: Option<Value> = serde_json::from_str(&text).ok();
+        state.is_some_and(|state| state["pid"].as_u64() != Some(before))
+    }
+
+    /// The process that has the first node's port.
+    pub(crate) fn relay(&self) -> u64 {
+        let text = fs::read_to_string(self.path("node/node/relay.json")).unwrap();
+        let state: Value = serde_json::from_str(&text).unwrap();
+        state["pid"].as_u64().unwrap()
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Starts one of the processes.
-    fn run(&mut self, part: Part) {
+    pub(crate) fn run(&mut self, part: Part) {
         let name = part.name();
         let log = |suffix: &str| {
             let path = self.path(&format!("{name}.{suffix}"));
             let file = fs::File::options().create(true).append(true).open(path);
             Stdio::from(file.unwrap())
         };
-        let [server, node] = self.ports;
+        let [server, node, second, machine] = self.ports;
+        let listen = |port: u16| format!("127.0.0.1:{port}");
         let mut command = Command::new(ATOLL);
         command
-            .arg(name)
+            .arg(if part == Part::Server {
+                "server"
+            } else {
+                "node"
+            })
             .args(["--json", "--data-dir"])
             .arg(self.path(name))
             .env("ATOLL_JOIN_TOKEN", TOKEN)
@@ -193,24 +243,21 @@ impl Rig {
             .stdin(Stdio::null())
             .stdout(log("out"))
             .stderr(log("err"));
-        let child = match part {
-            Part::Server => command.args(["--listen", &format!("127.0.0.1:{server}")]),
-            Part::Node => command
-                .args(["--listen", &format!("127.0.0.1:{node}"), "--name", "n1"])
-                .args(["--server", &format!("http://127.0.0.1:{server}")]),
-        };
-        let child = child.spawn().unwrap();
         match part {
-            Part::Server => self.server = Some(child),
-            Part::Node => self.node = Some(child),
+            Part::Server => command.args(["--listen", &listen(server)]),
+            Part::Node => command
+                .args(["--listen", &listen(node), "--name", "n1"])
+                .args(["--traffic-listen", &listen(machine)]),
+            Part::Second => command.args(["--listen", &listen(second), "--name", "n2"]),
+        };
+        if part != Part::Server {
+            command.args(["--server", &format!("http://127.0.0.1:{server}")]);
         }
+        self.children.insert(part, command.spawn().unwrap());
     }
 
     fn child(&mut self, part: Part) -> &mut Child {
-        match part {
-            Part::Server => self.server.as_mut().unwrap(),
-            Part::Node => self.node.as_mut().unwrap(),
-        }
+        self.children.get_mut(&part).unwrap()
     }
 
     /// Has a process end when it comes to this step.
@@ -267,11 +314,11 @@ impl Rig {
             let lines: Vec<&str> = text.lines().rev().take(25).collect();
             lines.into_iter().rev().collect::<Vec<_>>().join("\n")
         };
-        format!(
-            "server:\n{}\nnode:\n{}",
-            tail("server.err"),
-            tail("node.err")
-        )
+        let all = self.children.keys().map(|part| {
+            let name = part.name();
+            format!("{name}:\n{}", tail(&format!("{name}.err")))
+        });
+        all.collect::<Vec<_>>().join("\n")
     }
 
     /// Asks once for what will be cut off. Whoever gets no answer soon asks again later.
@@ -424,26 +471,46 @@ impl Rig {
     /// Runs a command in a sandbox as a client does that has access already: what it wrote; none
     /// if it did not come to its end.
     pub(crate) fn command(&self, access: &Access, command: &str) -> Option<String> {
-        let process = json!({ "cmd": "/bin/bash", "args": ["-c", command] });
-        let message = json!({ "process": process }).to_string();
+        self.command_at(Door::Server, access, command)
+    }
+
+    /// The same, through this door.
+    pub(crate) fn command_at(&self, door: Door, access: &Access, command: &str) -> Option<String> {
+        let request = self.guest_call(door, access, "Start", &bash(command));
+        let request = request.timeout(REQUEST_LIMIT);
+        let bytes = self.runtime.block_on(async {
+            let answer = request.send().await.ok()?;
+            answer.bytes().await.ok()
+        })?;
+        let written = written(&bytes)?;
+        written.has_ended.then(|| written.text.trim().to_owned())
+    }
+
+    /// A call of a sandbox's guest agent that is answered by a stream.
+    pub(crate) fn guest_call(
+        &self,
+        door: Door,
+        access: &Access,
+        method: &str,
+        message: &Value,
+    ) -> reqwest::RequestBuilder {
+        let message = message.to_string();
         let length = u32::try_from(message.len()).unwrap().to_be_bytes();
         let body = [&[0], &length[..], message.as_bytes()].concat();
-        let url = format!("http://127.0.0.1:{}/process.Process/Start", self.ports[0]);
-        let request = self
-            .client
-            .post(url)
+        let port = match door {
+            Door::Server => self.ports[0],
+            Door::Machine => self.ports[3],
+        };
+        let url = format!("http://127.0.0.1:{port}/process.Process/{method}");
+        // Connections of its own: one that a dead process left must not be taken for a refusal.
+        let client = reqwest::Client::builder().pool_max_idle_per_host(0);
+        let request = client.build().unwrap().post(url).body(body);
+        request
             .header("e2b-sandbox-id", &access.id)
             .header("e2b-sandbox-port", "49983")
             .header("x-access-token", &access.token)
             .header("content-type", "application/connect+json")
             .header("connect-protocol-version", "1")
-            .timeout(REQUEST_LIMIT)
-            .body(body);
-        let bytes = self.runtime.block_on(async {
-            let answer = request.send().await.ok()?;
-            answer.bytes().await.ok()
-        })?;
-        output(&bytes)
     }
 
     /// Checks that the bystander went on counting all the time.
@@ -491,8 +558,15 @@ impl Rig {
         self.wait("the ledger is empty", |rig| {
             rig.ledger().is_empty().then_some(())
         });
-        let instance = fs::read_to_string(self.path("node/node/instance")).unwrap();
-        for part in [Part::Node, Part::Server] {
+        let mut parts: Vec<Part> = self.children.keys().copied().collect();
+        // Nodes first.
+        parts.reverse();
+        let instances: Vec<String> = parts[..parts.len() - 1]
+            .iter()
+            .map(|part| self.path(&format!("{}/node/instance", part.name())))
+            .map(|path| fs::read_to_string(path).unwrap().trim().to_owned())
+            .collect();
+        for part in parts {
             let id = rustix::process::Pid::from_child(self.child(part));
             rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
             self.wait_mut("the process stops", |rig| {
@@ -502,7 +576,7 @@ impl Rig {
         // Where its data is on a file system of its own, that is not a leftover.
         self.unmount();
         self.wait("nothing is left", |rig| {
-            let left = rig.leftovers(instance.trim());
+            let left = rig.leftovers(&instances);
             if !left.is_empty() {
                 eprintln!("left: {left:?}");
             }
@@ -519,14 +593,14 @@ impl Rig {
         }
     }
 
-    /// Processes, mounts and cgroups of the node.
-    fn leftovers(&self, instance: &str) -> Vec<String> {
+    /// Processes, mounts, cgroups, links and loop devices of the nodes.
+    fn leftovers(&self, instances: &[String]) -> Vec<String> {
         let folder = self.folder.path().to_str().unwrap();
         let mut left = Vec::new();
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            if line.starts_with(folder) {
+            if line.contains(folder) {
                 left.push(line);
             }
         }
@@ -537,27 +611,62 @@ impl Rig {
                 .filter(|line| line.contains(folder))
                 .map(str::to_owned),
         );
-        left.extend(cgroups(Path::new("/sys/fs/cgroup"), instance, 3));
+        for instance in instances {
+            left.extend(cgroups(Path::new("/sys/fs/cgroup"), instance, 3));
+            let prefix = format!("at{instance}-");
+            left.extend(names("/sys/class/net").filter(|name| name.starts_with(&prefix)));
+        }
+        // The file behind a device, or nothing where there is none.
+        let backing = names("/sys/block").filter_map(|name| {
+            let path = format!("/sys/block/{name}/loop/backing_file");
+            let file = fs::read_to_string(path).ok()?;
+            Some(format!("{name}: {}", file.trim()))
+        });
+        left.extend(backing.filter(|line| line.contains(folder)));
         left
     }
 }
 
-/// What a process wrote, of the stream of its events.
-fn output(mut stream: &[u8]) -> Option<String> {
-    let mut written = Vec::new();
-    let mut has_ended = false;
+/// What has a command run by a shell.
+pub(crate) fn bash(command: &str) -> Value {
+    json!({ "process": { "cmd": "/bin/bash", "args": ["-c", command] } })
+}
+
+/// What a stream of a process's events tells.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    pub(crate) pid: Option<u64>,
+    pub(crate) text: String,
+    pub(crate) has_ended: bool,
+}
+
+/// What the whole events of a stream tell; none if one of them is none.
+pub(crate) fn written(mut stream: &[u8]) -> Option<Written> {
+    let mut found = Written::default();
+    let mut bytes = Vec::new();
     while let Some((head, rest)) = stream.split_first_chunk::<5>() {
         let [_, length @ ..] = *head;
-        let (message, rest) = rest.split_at_checked(u32::from_be_bytes(length) as usize)?;
+        let Some((message, rest)) = rest.split_at_checked(u32::from_be_bytes(length) as usize)
+        else {
+            break;
+        };
         stream = rest;
         let event = serde_json::from_slice::<Value>(message).ok()?;
-        if let Some(text) = event["event"]["data"]["stdout"].as_str() {
-            written.extend(BASE64_STANDARD.decode(text).ok()?);
+        let event = &event["event"];
+        if let Some(text) = event["data"]["stdout"].as_str() {
+            bytes.extend(BASE64_STANDARD.decode(text).ok()?);
         }
-        has_ended |= event["event"]["end"].is_object();
+        found.pid = found.pid.or(event["start"]["pid"].as_u64());
+        found.has_ended |= event["end"].is_object();
     }
-    let text = String::from_utf8_lossy(&written).trim().to_owned();
-    has_ended.then_some(text)
+    found.text = String::from_utf8_lossy(&bytes).into_owned();
+    Some(found)
+}
+
+/// The names of what a folder of the system holds.
+fn names(folder: &str) -> impl Iterator<Item = String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
 }
 
 /// Cgroups that carry the node's instance in their names, a few levels down.
@@ -579,17 +688,14 @@ fn cgroups(folder: &Path, instance: &str, levels: u32) -> Vec<String> {
 impl Drop for Rig {
     /// Leaves the machine clean also where a test failed.
     fn drop(&mut self) {
-        for child in [self.server.as_mut(), self.node.as_mut()]
-            .into_iter()
-            .flatten()
-        {
+        for child in self.children.values_mut() {
             // What ended already needs no signal.
             let _ = child.kill();
             let _ = child.wait();
         }
         let folder = self.folder.path().display();
         let script = format!(
-            "pkill -KILL -f ^{folder}/; sleep 0.5; grep -o ' {folder}/[^ ]*' /proc/self/mountinfo \
+            "pkill -KILL -f {folder}/; sleep 0.5; grep -o ' {folder}/[^ ]*' /proc/self/mountinfo \
              | sort -r | xargs -r -n 1 umount -l"
         );
         let _ = Command::new("sh").args(["-c", &script]).status();

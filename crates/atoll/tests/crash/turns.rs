@@ -80,7 +80,7 @@ const LOOK: &str = "p=$(cat /tmp/process 2> /dev/null); \
                     cat /tmp/file 2> /dev/null || echo no file";
 
 /// What is asked for.
-struct Turn {
+pub(crate) struct Turn {
     name: &'static str,
     body: Option<Value>,
     /// What ends the asking. A conflict says that it is there already, or on its way.
@@ -89,7 +89,7 @@ struct Turn {
 }
 
 impl Turn {
-    fn pause(has_memory: bool) -> Self {
+    pub(crate) fn pause(has_memory: bool) -> Self {
         Self {
             name: "pause",
             body: Some(json!({ "memory": has_memory })),
@@ -98,7 +98,7 @@ impl Turn {
         }
     }
 
-    fn resume() -> Self {
+    pub(crate) fn resume() -> Self {
         Self {
             name: "resume",
             body: Some(json!({ "timeout": 3600 })),
@@ -119,14 +119,14 @@ impl Turn {
 }
 
 /// A sandbox beside the bystander, to which things happen.
-struct Victim {
-    rig: Rig,
-    id: String,
+pub(crate) struct Victim {
+    pub(crate) rig: Rig,
+    pub(crate) id: String,
     process: String,
 }
 
 impl Victim {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let rig = Rig::start();
         let id = rig.create("victim");
         let process = rig.exec_until(&id, BEGIN);
@@ -135,25 +135,35 @@ impl Victim {
 
     /// Asks for a turn, is cut off at the step, and asks again until the sandbox is there.
     fn turn_through(&mut self, step: &str, turn: &Turn) {
+        self.cut_off(step, turn);
+        self.turn(turn);
+        self.rig.check_bystander();
+    }
+
+    /// Asks for a turn, and is cut off at the step.
+    pub(crate) fn cut_off(&mut self, step: &str, turn: &Turn) {
         eprintln!("{}: {step}", turn.name);
         self.rig.arm(step);
         let path = self.path(turn);
         self.rig.attempt(("POST", &path), None, turn.body.as_ref());
         self.rig.revive(step);
-        self.turn(turn);
-        self.rig.check_bystander();
     }
 
-    fn turn(&self, turn: &Turn) {
+    pub(crate) fn turn(&self, turn: &Turn) {
         let path = self.path(turn);
         self.rig
             .insist(("POST", &path), None, turn.body.as_ref(), turn.answers);
+        self.wait_for(turn.wanted);
+        assert_eq!(self.rig.ledger().len(), 2, "one of each");
+    }
+
+    /// Waits until it is in this state, as clients see it.
+    pub(crate) fn wait_for(&self, wanted: &str) {
         let row = |name: &str, state: &str| (name.to_owned(), state.to_owned());
-        let rows = [row("bystander", "running"), row("victim", turn.wanted)];
-        self.rig.wait(&format!("it is {}", turn.wanted), |rig| {
+        let rows = [row("bystander", "running"), row("victim", wanted)];
+        self.rig.wait(&format!("it is {wanted}"), |rig| {
             (rig.list() == rows).then_some(())
         });
-        assert_eq!(self.rig.ledger().len(), 2, "one of each");
     }
 
     fn path(&self, turn: &Turn) -> String {
@@ -165,17 +175,17 @@ impl Victim {
         self.rig.exec_until(&self.id, LOOK)
     }
 
-    fn check_memory(&self) {
+    pub(crate) fn check_memory(&self) {
         assert_eq!(self.look(), format!("{}\nkept", self.process));
     }
 
     /// The files are there, and the process is not; begins another one.
-    fn check_files(&mut self) {
+    pub(crate) fn check_files(&mut self) {
         assert_eq!(self.look(), "gone\nkept");
         self.process = self.rig.exec_until(&self.id, BEGIN);
     }
 
-    fn finish(self) {
+    pub(crate) fn finish(self) {
         let path = format!("/sandboxes/{}", self.id);
         self.rig.insist(("DELETE", &path), None, None, &[204, 404]);
         self.rig.wait_alone();

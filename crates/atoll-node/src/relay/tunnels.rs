@@ -14,13 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Body, answer};
-use crate::agent::Agent;
+use crate::driver::jail::reach::Reach;
 
 /// Answers 101 once the connection into the sandbox stands: 404 means no such sandbox in this
 /// generation, 409 that it is paused, 502 that nobody listens on the port, 504 that the listener
 /// does not answer.
 pub(super) async fn open(
-    agent: &Agent,
+    reach: &Reach,
     mut request: Request<Incoming>,
     tasks: &TaskTracker,
     cancel: CancellationToken,
@@ -32,7 +32,7 @@ pub(super) async fn open(
     if wanted.is_none_or(|wanted| wanted != tunnel::PROTOCOL) {
         return answer(StatusCode::BAD_REQUEST, "a tunnel is an upgrade");
     }
-    let inner = match agent.dial(&sandbox, generation, port).await {
+    let inner = match reach.dial(&sandbox, generation, port).await {
         Ok(inner) => inner,
         Err(error) => return refused(&error),
     };
