@@ -656,7 +656,7 @@ pub(crate) fn written(mut stream: &[u8]) -> Option<Written> {
         if let Some(text) = event["data"]["stdout"].as_str() {
             bytes.extend(BASE64_STANDARD.decode(text).ok()?);
         }
-        found.pid = found.pid.or(event["start"]["pid"].as_u64());
+        found.pid = found.pid.or_else(|| event["start"]["pid"].as_u64());
         found.has_ended |= event["end"].is_object();
     }
     found.text = String::from_utf8_lossy(&bytes).into_owned();
