@@ -7,6 +7,7 @@ use rustc_hash::{FxHashMap, FxHasher};
 use super::amount::Amount;
 use super::constraint::{Constraint, Constraints, Counts};
 use super::judge::{Located, Ready, View, judge_fixed, judge_live, total};
+use super::request::Sparing;
 use super::score::Mix;
 use super::table::Table;
 use super::tree::Tree;
@@ -37,6 +38,7 @@ pub(super) struct Class {
     hash: u64,
     amount: Amount,
     mix: Mix,
+    sparing: Sparing,
     constraints: [Constraints; 2],
     present: Vec<u32>,
     apart: Vec<u32>,
@@ -101,7 +103,8 @@ impl Kind<'_> {
     fn hash(&self) -> u64 {
         let mut hasher = FxHasher::default();
         let view = &self.view;
-        (view.amount, view.mix, self.zone, self.is_sampled).hash(&mut hasher);
+        (view.amount, view.mix, view.sparing).hash(&mut hasher);
+        (self.zone, self.is_sampled).hash(&mut hasher);
         for constraints in view.constraints.into_iter().filter(|c| !c.is_empty()) {
             constraints.hash(&mut hasher);
         }
@@ -117,6 +120,7 @@ impl Class {
         let view = &kind.view;
         self.amount == view.amount
             && self.mix == view.mix
+            && self.sparing == view.sparing
             && self.zone == kind.zone
             && self.index.members.is_some() == kind.is_sampled
             && self.located == *view.located
@@ -142,6 +146,7 @@ impl Class {
             hash,
             amount: view.amount,
             mix: view.mix,
+            sparing: view.sparing,
             constraints: view.constraints.map(Clone::clone),
             present,
             apart,
@@ -178,6 +183,7 @@ impl Class {
         View {
             amount: self.amount,
             mix: self.mix,
+            sparing: self.sparing,
             constraints: [&self.constraints[0], &self.constraints[1]],
             present: &self.present,
             apart: &self.apart,

@@ -3,9 +3,10 @@
 use std::fmt;
 
 use super::artifact::Artifact;
+use crate::node::NodeState;
 
 /// How many constraints there are.
-pub const CONSTRAINTS: usize = 18;
+pub const CONSTRAINTS: usize = 20;
 
 /// Why a node cannot take a sandbox. A node counts for the first one that holds, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,8 +15,12 @@ pub enum Constraint {
     Excluded,
     /// It lacks an artifact that has to be there.
     Artifact,
-    /// It takes no new sandboxes.
-    NotSchedulable,
+    /// It is being emptied.
+    Draining,
+    /// It does not answer lately, or never did.
+    Suspect,
+    /// It was silent for so long that it counts as gone, or was removed.
+    Lost,
     /// It has a taint that is not tolerated.
     Taint,
     /// Its labels are not the wanted ones.
@@ -53,7 +58,9 @@ impl Constraint {
     pub const ALL: [Self; CONSTRAINTS] = [
         Self::Excluded,
         Self::Artifact,
-        Self::NotSchedulable,
+        Self::Draining,
+        Self::Suspect,
+        Self::Lost,
         Self::Taint,
         Self::Label,
         Self::Tag,
@@ -71,6 +78,22 @@ impl Constraint {
         Self::Network,
     ];
 
+    /// What a node falls to that stands like this; none if it is ready.
+    pub(super) const fn of_state(state: NodeState) -> Option<Self> {
+        match state {
+            NodeState::Ready => None,
+            NodeState::Draining => Some(Self::Draining),
+            NodeState::Suspect => Some(Self::Suspect),
+            NodeState::Lost | NodeState::Left => Some(Self::Lost),
+        }
+    }
+
+    /// Whether the node is out of the fleet for now, whatever is asked.
+    #[must_use]
+    pub const fn is_state(self) -> bool {
+        matches!(self, Self::Draining | Self::Suspect | Self::Lost)
+    }
+
     /// Those for each dimension, by its index.
     pub(super) const OF_DIMENSIONS: [Self; 4] =
         [Self::Cpu, Self::Memory, Self::Disk, Self::Network];
@@ -85,7 +108,9 @@ impl Constraint {
         match self {
             Self::Excluded => "already refused it",
             Self::Artifact => "without the files it needs",
-            Self::NotSchedulable => "not schedulable",
+            Self::Draining => "draining",
+            Self::Suspect => "not answering",
+            Self::Lost => "lost",
             Self::Taint => "with a taint it does not tolerate",
             Self::Label => "without the wanted labels",
             Self::Tag => "without a wanted tag",

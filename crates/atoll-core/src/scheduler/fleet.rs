@@ -32,6 +32,9 @@ pub struct Config {
     pub blend_percent: u32,
     /// Measured use of cpu or memory, in percent, from which on a node gets nothing.
     pub pressure_percent: u32,
+    /// Whether a node's record of failed starts alone can have it get nothing. If not,
+    /// [`Fleet::set_failing`] says so, and the record counts in scores and start slots only.
+    pub judges_failures: bool,
 }
 
 impl Default for Config {
@@ -41,6 +44,7 @@ impl Default for Config {
             reservation_ttl: Duration::from_secs(60),
             blend_percent: 25,
             pressure_percent: 97,
+            judges_failures: true,
         }
     }
 }
@@ -168,6 +172,19 @@ impl Fleet {
         self.advance(now);
         if let Some(slot) = self.table.slot(id) {
             self.note_outcome(slot, has_failed);
+        }
+    }
+
+    /// Takes over from whoever watches a node's starts whether it fails: then it gets
+    /// nothing but requests that spare nobody.
+    pub fn set_failing(&mut self, id: &NodeId, is_failing: bool, now: Timestamp) {
+        self.advance(now);
+        if let Some(slot) = self.table.slot(id)
+            && let Some(cold) = self.table.cold_mut(slot)
+            && cold.is_failing != is_failing
+        {
+            cold.is_failing = is_failing;
+            self.stand(slot);
         }
     }
 
@@ -327,10 +344,11 @@ impl Fleet {
             return;
         };
         let standing = cold.record.stand(cold.node.starts_max, now);
+        let is_failing = cold.is_failing || standing.is_failing && self.config.judges_failures;
         let row = self.table.row_mut(slot);
         let before = (row.reliability, row.is_failing, row.starts_max);
         row.reliability = standing.reliability;
-        row.is_failing = standing.is_failing;
+        row.is_failing = is_failing;
         row.starts_max = standing.starts_max;
         if before != (row.reliability, row.is_failing, row.starts_max) {
             self.table.changes.note(slot, false);

@@ -4,9 +4,9 @@
 
 use super::amount::{Amount, DIMENSIONS, SHARE_MAX, share, share_by};
 use super::constraint::{Constraint, Constraints};
+use super::request::Sparing;
 use super::score::{Mix, Score, TERMS, Term};
 use super::table::{Cold, Row, Table};
-use crate::node::NodeState;
 
 /// An artifact that no node has.
 pub(super) const UNKNOWN: u32 = u32::MAX;
@@ -89,6 +89,8 @@ impl Ready {
 pub(super) struct View<'a> {
     pub(super) amount: Amount,
     pub(super) mix: Mix,
+    /// Which nodes are spared.
+    pub(super) sparing: Sparing,
     /// The policy's and the request's own.
     pub(super) constraints: [&'a Constraints; 2],
     /// The numbers of the artifacts that must be there.
@@ -103,8 +105,8 @@ pub(super) fn judge_fixed(cold: &Cold, view: &View<'_>) -> Option<Constraint> {
     if view.present.iter().any(|artifact| !cold.has(*artifact)) {
         return Some(Constraint::Artifact);
     }
-    if cold.state != NodeState::Ready {
-        return Some(Constraint::NotSchedulable);
+    if let Some(constraint) = Constraint::of_state(cold.state) {
+        return Some(constraint);
     }
     let node = &cold.node;
     let all = view.constraints;
@@ -174,16 +176,22 @@ pub(super) fn judge_live(
     if !view.apart.is_empty() && table.has_any_group(slot, view.apart) {
         return Err(Fall::of(Constraint::AntiAffinity));
     }
-    if row.is_failing {
+    if row.is_failing && view.sparing != Sparing::Nobody {
         return Err(Fall::of(Constraint::Failing));
     }
     if row.sandboxes >= row.sandboxes_max {
         return Err(Fall::of(Constraint::Sandboxes));
     }
-    if row.starting >= row.starts_max {
+    let is_sparing = view.sparing == Sparing::All;
+    let starts_max = if is_sparing {
+        row.starts_max
+    } else {
+        row.starts_allowed
+    };
+    if row.starting >= starts_max {
         return Err(Fall::of(Constraint::Starts));
     }
-    if row.is_pressed {
+    if row.is_pressed && is_sparing {
         return Err(Fall::of(Constraint::Pressure));
     }
     judge_room(row, view.amount)
@@ -323,9 +331,7 @@ pub(super) fn judge(
     view: &View<'_>,
     aside: Aside,
 ) -> Result<Score, Fall> {
-    let cold = table
-        .cold(slot)
-        .ok_or(Fall::of(Constraint::NotSchedulable))?;
+    let cold = table.cold(slot).ok_or(Fall::of(Constraint::Lost))?;
     if let Some(constraint) = judge_fixed(cold, view) {
         return Err(Fall::of(constraint));
     }

@@ -82,6 +82,7 @@ impl<'a> Query<'a> {
         View {
             amount: self.request.amount,
             mix: self.mix,
+            sparing: self.request.sparing,
             constraints: [&self.policy.constraints, &self.request.constraints],
             present: &self.present,
             apart: &self.apart,

@@ -7,6 +7,20 @@ use crate::id::NodeId;
 /// Nodes that a request may exclude. More refusals than that are no use to try against.
 pub const EXCLUDED_MAX: usize = 12;
 
+/// Which nodes are spared although they have room: whoever finds no other node asks again with
+/// less of it, because trying is better than refusing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Sparing {
+    /// Those that fail, and those that returned a short while ago, have many starts under way for
+    /// their record, or measure much use.
+    #[default]
+    All,
+    /// Those that fail.
+    Failing,
+    /// None.
+    Nobody,
+}
+
 /// What is to be placed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Request {
@@ -26,6 +40,8 @@ pub struct Request {
     pub spread_group: Option<String>,
     /// The groups that the sandbox belongs to: others may have to be apart from them.
     pub groups: Vec<String>,
+    /// Which nodes are spared for it.
+    pub sparing: Sparing,
     /// Nodes that already refused it: [`EXCLUDED_MAX`] at most, the first ones count.
     pub excluded: Vec<NodeId>,
 }

@@ -31,6 +31,8 @@ pub(super) struct Row {
     pub(super) starting: u16,
     /// As things stand: a node that returns may start less.
     pub(super) starts_max: u16,
+    /// As the node's operator allows.
+    pub(super) starts_allowed: u16,
     pub(super) has_load: bool,
     pub(super) is_pressed: bool,
     pub(super) is_failing: bool,
@@ -43,6 +45,8 @@ pub(super) struct Cold {
     pub(super) state: NodeState,
     pub(super) zone: u32,
     pub(super) record: Record,
+    /// Whoever watches its starts says that it fails.
+    pub(super) is_failing: bool,
     /// Sorted.
     artifacts: Vec<u32>,
     /// Sorted, with how many sandboxes of each are here.
@@ -187,6 +191,7 @@ impl Table {
         row.allocatable = node.allocatable();
         row.inverse = row.allocatable.values().map(inverse);
         row.sandboxes_max = node.sandboxes_max;
+        row.starts_allowed = node.starts_max;
         match &mut self.cold[slot as usize] {
             Some(cold) => {
                 let before = std::mem::replace(&mut cold.zone, zone);
@@ -204,6 +209,7 @@ impl Table {
                     state: NodeState::Suspect,
                     zone,
                     record: Record::default(),
+                    is_failing: false,
                     artifacts: Vec::new(),
                     groups: Vec::new(),
                 });

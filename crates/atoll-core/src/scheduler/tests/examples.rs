@@ -10,7 +10,7 @@ use crate::scheduler::constraint::{Constraint, DriverNeed, Version};
 use crate::scheduler::fleet::{Config, Fleet};
 use crate::scheduler::node::Node;
 use crate::scheduler::policy::{Policy, Strategy};
-use crate::scheduler::request::Request;
+use crate::scheduler::request::{Request, Sparing};
 use crate::scheduler::score::{Term, Weights};
 use crate::time::Timestamp;
 
@@ -245,5 +245,49 @@ fn equal_nodes_share_a_burst_that_nobody_sees() {
         nodes.len() > 50,
         "100 decisions on a stale view fell on {} nodes",
         nodes.len()
+    );
+}
+
+#[test]
+fn spared_nodes_are_taken_where_there_is_no_other() {
+    let mut fleet = fleet(2);
+    let policy = Policy::new(Strategy::LeastAllocated);
+    fleet.set_failing(&id(0), true, at(100));
+    fleet.heartbeat(&id(1), Amount::new(8_000, 0, 0, 0));
+    let request = |sparing| Request {
+        sparing,
+        ..request(100, 64)
+    };
+    let all = request(Sparing::All);
+    let refusal = fleet.preview(&all, &policy, 1, at(100)).unwrap_err();
+    assert_eq!(
+        refusal.counts.to_string(),
+        "failing too often lately: 1 node(s), under too much measured load: 1 node(s)"
+    );
+    for (sparing, fitting) in [(Sparing::Failing, 1), (Sparing::Nobody, 2)] {
+        let decision = fleet.preview(&request(sparing), &policy, 1, at(100));
+        assert_eq!(decision.unwrap().fitting, fitting, "{sparing:?}");
+    }
+    // Neither class is taken for the other, and what is said is taken back.
+    fleet.set_failing(&id(0), false, at(100));
+    let decision = fleet.preview(&all, &policy, 1, at(100)).unwrap();
+    assert_eq!(decision.node, id(0));
+}
+
+#[test]
+fn what_a_node_is_in_keeps_it_apart_in_the_counts() {
+    let mut fleet = fleet(4);
+    fleet.set_state(&id(0), NodeState::Draining, at(100));
+    fleet.set_state(&id(1), NodeState::Suspect, at(100));
+    fleet.set_state(&id(2), NodeState::Lost, at(100));
+    fleet.set_failing(&id(3), true, at(100));
+    let policy = Policy::new(Strategy::LeastAllocated);
+    let refusal = fleet
+        .decide(&request(100, 64), &policy, 1, at(100))
+        .unwrap_err();
+    assert_eq!(
+        refusal.counts.to_string(),
+        "draining: 1 node(s), not answering: 1 node(s), lost: 1 node(s), failing too often lately: \
+         1 node(s)"
     );
 }

@@ -16,7 +16,7 @@ use crate::scheduler::decision::{Decision, Reservation};
 use crate::scheduler::fleet::{Config, Fleet, Holding};
 use crate::scheduler::node::{Node, Overcommit};
 use crate::scheduler::policy::{Policy, Strategy as How};
-use crate::scheduler::request::Request;
+use crate::scheduler::request::{Request, Sparing};
 use crate::scheduler::score::{Term, Weights};
 use crate::time::Timestamp;
 
@@ -31,6 +31,7 @@ pub(super) enum Step {
     Beat(u8, Amount),
     Artifact(u8, Artifact, bool),
     Fail(u8),
+    SetFailing(u8, bool),
     /// The oldest open reservation is committed, or cancelled.
     Answer(bool),
     /// The oldest sandbox ends.
@@ -44,6 +45,7 @@ pub(super) struct ModelNode {
     node: Option<Node>,
     state: Option<NodeState>,
     artifacts: BTreeSet<Artifact>,
+    is_failing: bool,
 }
 
 #[derive(Debug)]
@@ -134,6 +136,12 @@ impl World {
                 }
             }
             Step::Fail(number) => self.fleet.note_start(&id(number), true, now),
+            Step::SetFailing(number, is_failing) => {
+                self.fleet.set_failing(&id(number), is_failing, now);
+                if let Some(node) = self.nodes.get_mut(&id(number)) {
+                    node.is_failing = is_failing;
+                }
+            }
             Step::Answer(is_yes) => self.answer(is_yes),
             Step::End => {
                 let ended = self.held.iter().position(|held| held.reserved.is_none());
@@ -185,6 +193,7 @@ impl World {
         let node = known.node.as_ref().unwrap();
         prop_assert!(!request.excluded.contains(id));
         prop_assert_eq!(known.state, Some(NodeState::Ready));
+        prop_assert!(!known.is_failing || request.sparing == Sparing::Nobody);
         let after = self.used(id).saturating_add(request.amount);
         prop_assert!(after.fits_in(node.allocatable()), "{after:?} on {node:?}");
         let here = || self.held.iter().filter(|held| held.node == *id);
@@ -335,8 +344,11 @@ fn requests() -> impl Strategy<Value = Request> {
     );
     let groups = prop::collection::vec(word(GROUPS), 0..3);
     let excluded = prop::collection::vec(0_u8..12, 0..3);
-    (amounts(), asked, wanted, groups, excluded).prop_map(
-        |(amount, constraints, (template, near, layers), mut groups, excluded)| {
+    let sparing = [Sparing::All, Sparing::Failing, Sparing::Nobody];
+    let aside = (groups, excluded, prop::sample::select(sparing.to_vec()));
+    (amounts(), asked, wanted, aside).prop_map(
+        |(amount, constraints, (template, near, layers), aside)| {
+            let (mut groups, excluded, sparing) = aside;
             groups.sort();
             groups.dedup();
             Request {
@@ -348,6 +360,7 @@ fn requests() -> impl Strategy<Value = Request> {
                 near: near.map(id),
                 spread_group: groups.first().cloned(),
                 groups,
+                sparing,
                 excluded: excluded.into_iter().map(id).collect(),
             }
         },
@@ -401,7 +414,8 @@ pub(super) fn steps(count: usize) -> impl Strategy<Value = Vec<Step>> {
         1 => (number.clone(), use_of).prop_map(|(number, used)| Step::Beat(number, used)),
         3 => (number.clone(), artifacts(), any::<bool>())
             .prop_map(|(number, artifact, has)| Step::Artifact(number, artifact, has)),
-        1 => number.prop_map(Step::Fail),
+        1 => number.clone().prop_map(Step::Fail),
+        1 => (number, any::<bool>()).prop_map(|(number, is)| Step::SetFailing(number, is)),
         4 => any::<bool>().prop_map(Step::Answer),
         1 => Just(Step::End),
         2 => (0_u16..40).prop_map(Step::Pass),
