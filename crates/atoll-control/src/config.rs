@@ -38,6 +38,13 @@ impl Overcommit {
     }
 }
 
+impl From<Overcommit> for atoll_core::scheduler::node::Overcommit {
+    fn from(percent: Overcommit) -> Self {
+        // Bandwidth is never promised twice.
+        Self::new(percent.cpu_pct, percent.memory_pct, percent.disk_pct, 100)
+    }
+}
+
 /// Ended sandboxes that are kept: at about a kilobyte each a quarter of a gigabyte, and a week of
 /// 1,500 an hour.
 pub const HISTORY_SANDBOXES_MAX: u64 = 250_000;

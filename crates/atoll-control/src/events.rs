@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 use atoll_core::event::{EventKind, Subject};
 use atoll_core::id::TeamId;
 use atoll_core::lifecycle::{Announcement, Effect};
-use atoll_core::placement::{Placed, in_words};
 use atoll_core::sandbox::{EndReason, Sandbox};
+use atoll_core::scheduler::request::Sparing;
 use atoll_core::time::Timestamp;
 use atoll_store::store::EventRow;
+
+use crate::registry::placing::Placement;
 
 /// Text of an end reason, for people and fields.
 pub(crate) const fn reason_text(reason: EndReason) -> &'static str {
@@ -71,8 +73,9 @@ pub(crate) fn with(mut event: EventRow, name: &str, value: impl Into<String>) ->
 }
 
 /// The event for a placement.
-pub(crate) fn placed(row: &Sandbox, at: Timestamp, placed: &Placed) -> EventRow {
-    let alternatives: Vec<_> = placed
+pub(crate) fn placed(row: &Sandbox, at: Timestamp, placed: &Placement) -> EventRow {
+    let decision = &placed.decision;
+    let alternatives: Vec<_> = decision
         .alternatives
         .iter()
         .map(|candidate| candidate.node.as_str())
@@ -82,15 +85,18 @@ pub(crate) fn placed(row: &Sandbox, at: Timestamp, placed: &Placed) -> EventRow 
         at,
         EventKind::SandboxPlaced,
         "info",
-        placed.reason.clone(),
+        decision.reason().to_string(),
     );
-    line = with(line, "node", placed.node.as_str());
-    line = with(line, "score", placed.score.to_string());
+    line = with(line, "node", decision.node.as_str());
+    line = with(line, "score", decision.score.total().to_string());
     if !alternatives.is_empty() {
         line = with(line, "alternatives", alternatives.join(","));
     }
-    if !placed.counts.is_empty() {
-        line = with(line, "rejected", in_words(&placed.counts));
+    if placed.sparing != Sparing::All {
+        line = with(line, "sparing", placed.sparing.as_str());
+    }
+    if decision.counts.sum() > 0 {
+        line = with(line, "rejected", decision.counts.to_string());
     }
     line
 }

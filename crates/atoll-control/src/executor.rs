@@ -10,10 +10,10 @@ use atoll_core::crash;
 use atoll_core::id::{Generation, NodeId};
 use atoll_core::lifecycle::{Effect, Event, Refused, step};
 use atoll_core::node::{CallOutcome, ObservedSandbox, Refusal};
-use atoll_core::placement::Rejected;
 use atoll_core::reconcile::{Action, Observed};
 use atoll_core::route::RouteUpdate;
 use atoll_core::sandbox::{Desired, EndReason, Sandbox, SandboxSpec, State};
+use atoll_core::scheduler::decision;
 use atoll_core::time::Timestamp;
 use atoll_store::store::{AuditRow, EventRow, Intent, IntentChange, Transition};
 use tokio::task::{JoinError, JoinHandle};
@@ -111,33 +111,28 @@ impl Executor {
 
     async fn place_under(&mut self, row: Sandbox, generation: Generation) -> Attempt {
         let now = self.inner.clock.now();
-        let seed = self.inner.draw_seed();
-        let placed = self
-            .inner
-            .registry
-            .place(&row, &self.refused_by, generation, seed);
-        match placed {
+        match self.inner.place(&row, generation, &self.refused_by) {
             Ok(placed) => {
                 let change = Change {
                     events: vec![events::placed(&row, now, &placed)],
-                    placement: Some((placed.node, generation)),
+                    placement: Some((placed.decision.node.clone(), generation)),
                     ..Change::default()
                 };
                 self.commit(row, Event::Place, change).await
             }
-            Err(rejected) => self.give_up(row, &rejected).await,
+            Err(refusal) => self.give_up(row, &refusal).await,
         }
     }
 
-    async fn give_up(&mut self, row: Sandbox, rejected: &Rejected) -> Attempt {
+    async fn give_up(&mut self, row: Sandbox, refused: &decision::Refusal) -> Attempt {
         match self.refusal.take() {
             // A node tried: what it said is nearer to the cause than that no other is left.
             Some(refusal) if !matches!(refusal, Refusal::NoRoom(_)) => {
                 self.fail(row, EndReason::Failed, refusal.to_string()).await
             }
             _ => {
-                let told = exhausted::of_capacity(&self.inner, &row.team, rejected);
-                let detail = rejected.to_string();
+                let told = exhausted::of_capacity(&self.inner, &row.team, refused);
+                let detail = refused.to_string();
                 self.fail_telling(row, EndReason::NoCapacity, detail, told)
                     .await
             }
@@ -220,16 +215,21 @@ impl Executor {
                 self.inner
                     .registry
                     .observe(&row.id, generation, Observed::Known(seen));
+                self.inner.registry.accepted(&row.id, generation);
                 Attempt::Moved(Box::new(row))
             }
             CallOutcome::Unknown(detail) => {
                 self.inner
                     .registry
                     .observe(&row.id, row.generation, Observed::Unknown);
+                self.inner.registry.start_failed(&node);
                 Attempt::Wait(detail)
             }
             CallOutcome::Refused(refusal) => {
                 tracing::warn!(sandbox = %row.id, %node, %refusal, "node refused a sandbox");
+                if matches!(refusal, Refusal::Failed(_)) {
+                    self.inner.registry.start_failed(&node);
+                }
                 self.inner
                     .registry
                     .observe(&row.id, row.generation, Observed::Absent);

@@ -10,8 +10,8 @@ use std::sync::Mutex;
 
 use atoll_core::event::{EventKind, Subject};
 use atoll_core::id::TeamId;
-use atoll_core::placement::{Rejected, in_words};
 use atoll_core::quota::{Exceeded, Quota};
+use atoll_core::scheduler::decision::Refusal;
 use atoll_store::store::EventRow;
 use tokio::time::Instant;
 
@@ -69,15 +69,15 @@ impl Exhausted {
 }
 
 /// The event for a sandbox of a team that no node has room for, if it is time for one.
-pub(crate) fn of_capacity(inner: &Inner, team: &TeamId, rejected: &Rejected) -> Option<EventRow> {
-    let message = format!("no node has room: {rejected}");
+pub(crate) fn of_capacity(inner: &Inner, team: &TeamId, refusal: &Refusal) -> Option<EventRow> {
+    let message = format!("no node has room: {refusal}");
     let event = row(inner, team, Short::Capacity, message)?;
     let event = with(event, "scope", "fleet");
     let event = with(event, "resource", "capacity");
-    Some(if rejected.counts.is_empty() {
+    Some(if refusal.counts.sum() == 0 {
         event
     } else {
-        with(event, "rejected", in_words(&rejected.counts))
+        with(event, "rejected", refusal.counts.to_string())
     })
 }
 

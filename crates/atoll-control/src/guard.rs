@@ -10,6 +10,7 @@
 //! its deadline as well. After refusals that say "failed", calls go on: they cost nothing, and only
 //! the scheduler looks elsewhere, as long as there is an elsewhere.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -55,11 +56,30 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long making a template may take: images of gigabytes come over slow lines.
 const IMPORT_TIMEOUT: Duration = Duration::from_secs(3_600);
 
+/// Nodes of which a start failed since they were last looked at: for whoever chooses nodes, so that
+/// not all have to be asked how their breakers stand.
+#[derive(Debug, Default)]
+pub(crate) struct Troubled(Mutex<BTreeSet<NodeId>>);
+
+impl Troubled {
+    /// Takes all of them out.
+    pub(crate) fn take(&self) -> BTreeSet<NodeId> {
+        std::mem::take(&mut *lock(&self.0))
+    }
+
+    /// Puts one in, or back.
+    pub(crate) fn put(&self, node: &NodeId) {
+        lock(&self.0).insert(node.clone());
+    }
+}
+
 /// The breakers of one node. Clones are the same.
 #[derive(Debug, Clone)]
 pub(crate) struct Breakers {
     inner: Arc<Mutex<Pair>>,
     begun: Instant,
+    /// Where a failed start is told of.
+    watched: Option<(NodeId, Arc<Troubled>)>,
 }
 
 #[derive(Debug)]
@@ -103,6 +123,7 @@ impl Default for Breakers {
                 placed_at: None,
             })),
             begun: Instant::now(),
+            watched: None,
         }
     }
 }
@@ -117,6 +138,14 @@ impl Pair {
 }
 
 impl Breakers {
+    /// Closed ones of a node, whose failed starts are told of.
+    pub(crate) fn watched(node: NodeId, troubled: Arc<Troubled>) -> Self {
+        Self {
+            watched: Some((node, troubled)),
+            ..Self::default()
+        }
+    }
+
     fn now(&self) -> Duration {
         self.begun.elapsed()
     }
@@ -127,6 +156,11 @@ impl Breakers {
         let state = pair.starts.breaker.state(self.now());
         let why = pair.starts.last.as_ref().map(|last| last.detail.clone());
         (state, why.filter(|_| state != State::Closed))
+    }
+
+    /// Whether nothing is held against the node's starts.
+    pub(crate) fn is_closed(&self) -> bool {
+        lock(&self.inner).starts.breaker.state(self.now()) == State::Closed
     }
 
     /// Whether the node should get a placement.
@@ -172,6 +206,10 @@ impl Breakers {
             is_silence,
             detail: detail.to_owned(),
         });
+        drop(pair);
+        if let (Kind::Start, Some((node, troubled))) = (kind, &self.watched) {
+            troubled.put(node);
+        }
     }
 
     fn succeeded(&self, kind: Kind) {

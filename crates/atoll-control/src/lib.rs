@@ -34,6 +34,7 @@ mod lock;
 pub mod metrics;
 pub mod node_client;
 mod node_events;
+mod placement;
 mod progress;
 pub mod random;
 mod reconciler;

@@ -6,37 +6,37 @@
 //!
 //! Invariants:
 //! - The allocation of a node is exactly the sum of what the sandboxes hold that are placed on it
-//!   and not stopped: an entry changes through [`Inner::change`] only, which moves its share along.
+//!   and not stopped, here and in the scheduler's fleet: an entry changes through
+//!   [`Inner::change`] only, which moves its share along in both.
 //! - An observation never replaces one that was made after it: each carries a number, and a
 //!   report's number is drawn before the node is asked.
 //! - Silence is measured by a clock that nobody sets: a wall clock that jumps loses no node.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use atoll_core::heartbeat::Heartbeat;
 use atoll_core::id::{Generation, NodeId, SandboxId, TeamId};
 use atoll_core::node::{DrainMode, NodeReport, NodeState, ObservedSandbox};
-use atoll_core::placement::{self, NodeCapacity, Placed, Rejected};
 use atoll_core::reconcile::{NodeHealth, Nodes, Observed};
-use atoll_core::resources::Resources;
 use atoll_core::sandbox::Sandbox;
 use atoll_core::time::Timestamp;
 
 use atoll_store::store::node::NodeRow;
 use tokio::time::Instant;
 
-use self::node::{NodeEntry, Reason, Received, Share, StateChanges};
+use self::book::Inner;
+use self::node::{Reason, Received, StateChanges};
 use crate::config::Overcommit;
-use crate::guard::{Breakers, GuardedNode};
+use crate::guard::{Breakers, GuardedNode, Troubled};
 use crate::lock::lock;
-use crate::metrics;
 use crate::node_client::NodeClient;
 use crate::view::{AllocationView, HeartbeatView, NodeView};
 
+mod book;
 pub(crate) mod node;
+pub(crate) mod placing;
 
 /// Lines of log that are kept of one sandbox; what comes after is dropped, so that a noisy guest
 /// cannot fill the store.
@@ -45,29 +45,6 @@ const LOG_LINES_MAX: u32 = 1_000;
 /// Orders observations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Sequence(u64);
-
-#[derive(Debug)]
-struct Entry {
-    team: TeamId,
-    node: Option<NodeId>,
-    /// What its node may report it under: from its last pause's placement, if it is kept, to the
-    /// newest.
-    generations: RangeInclusive<Generation>,
-    /// What it takes of its node.
-    held: Resources,
-    /// Of the row that this entry follows.
-    revision: u64,
-    observed: Observed,
-    sequence: Sequence,
-    log_lines: u32,
-}
-
-#[derive(Debug, Default)]
-struct Inner {
-    nodes: BTreeMap<NodeId, NodeEntry>,
-    sandboxes: BTreeMap<SandboxId, Entry>,
-    sequence: u64,
-}
 
 /// What a report changed.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -105,111 +82,15 @@ pub(crate) struct Heard {
 pub(crate) struct Registry {
     inner: Mutex<Inner>,
     overcommit: Overcommit,
-}
-
-impl Inner {
-    fn next_sequence(&mut self) -> Sequence {
-        self.sequence += 1;
-        Sequence(self.sequence)
-    }
-
-    fn node(&mut self, id: &NodeId) -> &mut NodeEntry {
-        self.nodes.entry(id.clone()).or_insert_with(NodeEntry::new)
-    }
-
-    /// Changes a sandbox's entry, and its share of its node with it.
-    fn change<T>(&mut self, id: &SandboxId, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
-        let mut entry = self.sandboxes.remove(id)?;
-        self.withdraw(id, &entry);
-        let before = entry.node.clone();
-        let result = change(&mut entry);
-        let has_moved = before != entry.node;
-        self.insert(id.clone(), entry);
-        if has_moved {
-            self.sweep_left();
-        }
-        Some(result)
-    }
-
-    fn insert(&mut self, id: SandboxId, entry: Entry) {
-        if let Some(node) = &entry.node {
-            let share = entry.share();
-            self.node(node).add(&id, &share);
-        }
-        self.sandboxes.insert(id, entry);
-    }
-
-    /// Makes a sandbox's entry what its row says.
-    fn follow(&mut self, sandbox: &Sandbox) {
-        let generations = generations(sandbox, sandbox.generation);
-        let known = self.sandboxes.get_mut(&sandbox.id);
-        if let Some(entry) = known
-            && entry.node == sandbox.node
-            && entry.held == sandbox.held()
-        {
-            // Nothing moves on any node.
-            entry.generations = generations;
-            entry.revision = sandbox.revision;
-            return;
-        }
-        let sequence = self.next_sequence();
-        let changed = self.change(&sandbox.id, |entry| {
-            if entry.node != sandbox.node {
-                entry.observed = Observed::Unknown;
-                entry.sequence = sequence;
-            }
-            entry.node.clone_from(&sandbox.node);
-            entry.generations = generations.clone();
-            entry.held = sandbox.held();
-            entry.revision = sandbox.revision;
-        });
-        if changed.is_none() {
-            let entry = Entry {
-                team: sandbox.team.clone(),
-                node: sandbox.node.clone(),
-                generations,
-                held: sandbox.held(),
-                revision: sandbox.revision,
-                observed: Observed::Unknown,
-                sequence,
-                log_lines: 0,
-            };
-            self.insert(sandbox.id.clone(), entry);
-        }
-    }
-
-    /// Forgets the nodes that left and run nothing more.
-    fn sweep_left(&mut self) {
-        self.nodes
-            .retain(|_, node| !node.has_left || node.sandboxes > 0);
-    }
-
-    /// Takes an entry's share back; the entry itself is out of the map.
-    fn withdraw(&mut self, id: &SandboxId, entry: &Entry) {
-        if let Some(node) = &entry.node
-            && let Some(node) = self.nodes.get_mut(node)
-        {
-            node.subtract(id, &entry.share());
-        }
-    }
-}
-
-/// What the node of a sandbox may report it under, if its newest placement is this.
-fn generations(sandbox: &Sandbox, newest: Generation) -> RangeInclusive<Generation> {
-    sandbox.kept.map_or(newest, |kept| kept.generation)..=newest
-}
-
-impl Entry {
-    fn share(&self) -> Share {
-        Share::new(self.held, &self.observed)
-    }
+    troubled: Arc<Troubled>,
 }
 
 impl Registry {
     pub(crate) fn new(overcommit: Overcommit) -> Self {
         Self {
-            inner: Mutex::default(),
+            inner: Mutex::new(Inner::new(overcommit)),
             overcommit,
+            troubled: Arc::default(),
         }
     }
 
@@ -220,6 +101,7 @@ impl Registry {
         if known.is_none_or(|entry| entry.revision < sandbox.revision) {
             inner.follow(sandbox);
         }
+        inner.note_written(&sandbox.id);
     }
 
     /// Makes the account of a sandbox what its row says, for its task: what was taken ahead of a
@@ -230,109 +112,13 @@ impl Registry {
         if known.is_none_or(|entry| entry.revision <= sandbox.revision) {
             inner.follow(sandbox);
         }
+        inner.note_written(&sandbox.id);
     }
 
     /// Forgets a sandbox that ended.
     pub(crate) fn forget(&self, id: &SandboxId) {
         let mut inner = lock(&self.inner);
-        if let Some(entry) = inner.sandboxes.remove(id) {
-            inner.withdraw(id, &entry);
-        }
-        inner.sweep_left();
-    }
-
-    /// Chooses a node and accounts for the choice in one step, so that decisions see one another.
-    pub(crate) fn place(
-        &self,
-        sandbox: &Sandbox,
-        excluded: &[NodeId],
-        generation: Generation,
-        seed: u64,
-    ) -> Result<Placed, Rejected> {
-        self.adopt(sandbox);
-        let mut inner = lock(&self.inner);
-        // What it had on the node before is free for others, and for itself.
-        inner.change(&sandbox.id, |entry| entry.node = None);
-        let fleet = self.fleet(&inner);
-        let request = placement::Request {
-            resources: sandbox.config.resources,
-            excluded: excluded.to_vec(),
-        };
-        let began = tokio::time::Instant::now();
-        let placed = placement::place(&fleet, &request, seed);
-        metrics::decided(placed.is_ok(), began.elapsed());
-        let placed = placed?;
-        let sequence = inner.next_sequence();
-        inner.node(&placed.node).breakers.placed();
-        inner.change(&sandbox.id, |entry| {
-            entry.generations = generation..=generation;
-            entry.observed = Observed::Unknown;
-            entry.held = sandbox.config.resources;
-            entry.sequence = sequence;
-            entry.node = Some(placed.node.clone());
-        });
-        Ok(placed)
-    }
-
-    /// Accounts for a paused sandbox that is to take its whole room again on the node that keeps
-    /// it, under this generation.
-    ///
-    /// # Errors
-    /// What is short there, for people.
-    pub(crate) fn readmit(
-        &self,
-        sandbox: &Sandbox,
-        generation: Generation,
-    ) -> Result<(), &'static str> {
-        let mut inner = lock(&self.inner);
-        let entry = inner.sandboxes.get(&sandbox.id);
-        let Some((held, node)) = entry.and_then(|entry| {
-            let node = inner.nodes.get(entry.node.as_ref()?)?;
-            Some((entry.held, node))
-        }) else {
-            return Err("its node is not known");
-        };
-        let wanted = sandbox.config.resources;
-        let missing = wanted.checked_sub(held).unwrap_or_default();
-        let total = self.overcommit.apply(node.total);
-        let free = total.checked_sub(node.allocated).unwrap_or_default();
-        if missing.cpu_millis > free.cpu_millis {
-            return Err("its node has too little cpu free");
-        }
-        if missing.memory_mib > free.memory_mib {
-            return Err("its node has too little memory free");
-        }
-        if missing.disk_mib > free.disk_mib {
-            return Err("its node has too little disk free");
-        }
-        inner.change(&sandbox.id, |entry| {
-            entry.held = wanted;
-            entry.generations = generations(sandbox, generation);
-        });
-        Ok(())
-    }
-
-    /// The nodes as the scheduler sees them.
-    ///
-    /// A node whose breaker is open gets nothing, unless that would leave none: then the failures
-    /// may be those of what is started, and trying is better than refusing everything.
-    fn fleet(&self, inner: &Inner) -> Vec<NodeCapacity> {
-        let mut fleet: Vec<_> = inner
-            .nodes
-            .iter()
-            .map(|(id, node)| NodeCapacity {
-                id: id.clone(),
-                total: self.overcommit.apply(node.total),
-                allocated: node.allocated,
-                is_schedulable: node.is_schedulable() && node.breakers.allows_placement(),
-            })
-            .collect();
-        if !fleet.iter().any(|node| node.is_schedulable) {
-            for (capacity, node) in fleet.iter_mut().zip(inner.nodes.values()) {
-                capacity.is_schedulable = node.is_schedulable();
-            }
-        }
-        fleet
+        inner.remove(id);
     }
 
     /// What is known of a sandbox at its placement.
@@ -383,10 +169,11 @@ impl Registry {
     /// Takes a node into account that joined an earlier control plane.
     pub(crate) fn know(&self, row: NodeRow) {
         let mut inner = lock(&self.inner);
-        let node = inner.node(&row.id);
-        node.info = row.info;
-        node.drain = row.drain;
-        node.joined_at = Some(row.joined_at);
+        inner.put_node(&row.id, |node| {
+            node.info = row.info;
+            node.drain = row.drain;
+            node.joined_at = Some(row.joined_at);
+        });
     }
 
     /// Adds or replaces the way to a node. It becomes ready with its first report. Answers the way,
@@ -398,18 +185,19 @@ impl Registry {
     ) -> (Arc<dyn NodeClient>, bool) {
         let id = client.node().clone();
         let mut inner = lock(&self.inner);
-        let node = inner.node(&id);
-        node.info = client.info();
-        // Whatever failed before, the node began anew.
-        node.breakers = Breakers::default();
-        let guarded: Arc<dyn NodeClient> =
-            Arc::new(GuardedNode::new(client, node.breakers.clone()));
-        let is_again = node.client.replace(Arc::clone(&guarded)).is_some();
-        node.joined_at.get_or_insert(now);
-        node.has_left = false;
-        node.has_reported = false;
-        node.last_contact = Instant::now();
-        (guarded, is_again)
+        inner.put_node(&id, |node| {
+            node.info = client.info();
+            // Whatever failed before, the node began anew.
+            node.breakers = Breakers::watched(id.clone(), Arc::clone(&self.troubled));
+            let guarded: Arc<dyn NodeClient> =
+                Arc::new(GuardedNode::new(client, node.breakers.clone()));
+            let is_again = node.client.replace(Arc::clone(&guarded)).is_some();
+            node.joined_at.get_or_insert(now);
+            node.has_left = false;
+            node.has_reported = false;
+            node.last_contact = Instant::now();
+            (guarded, is_again)
+        })
     }
 
     /// Sets how a node is being emptied. Answers its state before and after; none: no such node.
@@ -419,22 +207,24 @@ impl Registry {
         drain: Option<DrainMode>,
     ) -> Option<(NodeState, NodeState)> {
         let mut inner = lock(&self.inner);
-        let node = inner.nodes.get_mut(id).filter(|node| !node.has_left)?;
-        let before = node.state();
-        node.drain = drain;
-        Some((before, node.state()))
+        inner.nodes.get(id).filter(|node| !node.has_left)?;
+        inner.change_node(id, |node| {
+            let before = node.state();
+            node.drain = drain;
+            (before, node.state())
+        })
     }
 
     /// Counts a node as lost that its operator removed. It is forgotten with its last sandbox.
     pub(crate) fn leave(&self, id: &NodeId) {
         let mut inner = lock(&self.inner);
-        if let Some(node) = inner.nodes.get_mut(id) {
+        inner.change_node(id, |node| {
             node.client = None;
             node.drain = None;
             node.has_left = true;
             node.has_reported = false;
             node.health = NodeHealth::Lost;
-        }
+        });
         inner.sweep_left();
     }
 
@@ -481,6 +271,10 @@ impl Registry {
                 changes.insert(id.clone(), (before, node.state()));
             }
         }
+        for id in changes.keys() {
+            inner.change_node(id, |_| {});
+        }
+        inner.end_reservations();
         changes
     }
 
@@ -510,28 +304,32 @@ impl Registry {
             let entry = inner.sandboxes.get(id);
             entry.is_some_and(|entry| entry.node.as_ref() == Some(&heartbeat.node))
         });
-        let node = inner.nodes.get_mut(&heartbeat.node)?;
+        let node = inner.nodes.get(&heartbeat.node)?;
         if node.has_left || node.client.is_none() {
             return None;
         }
-        let before = node.state();
-        node.last_contact = instant;
-        node.total = heartbeat.total;
-        let reason = if node.has_reported {
-            node.health = NodeHealth::Ready;
-            node.compare(&heartbeat, is_busy, instant)
-        } else {
-            Some(Reason::Unheard)
-        };
-        node.heartbeat = Some(Received {
-            heartbeat,
-            at: now,
-            instant,
-        });
-        Some(Heard {
-            before,
-            state: node.state(),
-            synchronise: reason,
+        let id = heartbeat.node.clone();
+        inner.measure(&heartbeat);
+        inner.change_node(&id, |node| {
+            let before = node.state();
+            node.last_contact = instant;
+            node.total = heartbeat.total;
+            let synchronise = if node.has_reported {
+                node.health = NodeHealth::Ready;
+                node.compare(&heartbeat, is_busy, instant)
+            } else {
+                Some(Reason::Unheard)
+            };
+            node.heartbeat = Some(Received {
+                heartbeat,
+                at: now,
+                instant,
+            });
+            Heard {
+                before,
+                state: node.state(),
+                synchronise,
+            }
         })
     }
 
@@ -575,11 +373,14 @@ impl Registry {
     /// Takes over a node's whole report, asked for at `began`.
     pub(crate) fn take_report(&self, report: &NodeReport, began: Sequence) -> Synchronised {
         let mut inner = lock(&self.inner);
-        let node = inner.node(&report.node);
-        let before = node.state();
-        node.reported(report.total, Instant::now());
+        inner.node(&report.node);
+        let state = inner.change_node(&report.node, |node| {
+            let before = node.state();
+            node.reported(report.total, Instant::now());
+            (before, node.state())
+        });
         let mut result = Synchronised {
-            state: Some((before, node.state())),
+            state,
             ..Synchronised::default()
         };
         let reported: BTreeMap<&SandboxId, &ObservedSandbox> = report

@@ -34,6 +34,7 @@ use atoll_core::error::ErrorKind;
 use atoll_core::id::{SandboxId, TeamId};
 use atoll_core::route::{Route, RouteUpdate};
 use atoll_core::sandbox::{Desired, Sandbox, State};
+use atoll_core::scheduler::policy::Policy;
 use atoll_core::time::Clock;
 use atoll_store::store::Store;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -51,6 +52,7 @@ use crate::error::{Error, Result};
 use crate::exhausted::Exhausted;
 use crate::gate::Gates;
 use crate::limit::STRANGER_REFUSALS;
+use crate::placement;
 use crate::random::Random;
 use crate::reconciler::Reconciler;
 use crate::registry::Registry;
@@ -92,6 +94,8 @@ pub(crate) struct Inner {
     random: Arc<dyn Random>,
     pub(crate) routes: Arc<dyn RoutePublisher>,
     pub(crate) registry: Registry,
+    /// How nodes are chosen where nobody says otherwise.
+    pub(crate) policy: Policy,
     pub(crate) reconciler: Reconciler,
     pub(crate) deadlines: Deadlines,
     pub(crate) usage: UsageBook,
@@ -136,6 +140,7 @@ impl ControlPlane {
         })?;
         let inner = Inner {
             registry: Registry::new(config.overcommit),
+            policy: placement::default_policy(),
             reconciler: Reconciler::default(),
             deadlines: Deadlines::default(),
             usage: UsageBook::default(),

@@ -16,7 +16,6 @@ pub mod id;
 pub mod lifecycle;
 pub mod network;
 pub mod node;
-pub mod placement;
 pub mod quota;
 pub mod reconcile;
 pub mod resources;

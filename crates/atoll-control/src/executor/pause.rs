@@ -170,7 +170,7 @@ impl Executor {
     }
 
     pub(super) async fn resume(&self, slot: &Slot, row: Sandbox) -> Attempt {
-        let Some((_, client)) = self.node_of(&row) else {
+        let Some((node, client)) = self.node_of(&row) else {
             return Attempt::Wait("its node has not joined".to_owned());
         };
         let spec = self.inner.spec(&row);
@@ -183,11 +183,14 @@ impl Executor {
         };
         match outcome {
             CallOutcome::Done(seen) => {
+                let generation = seen.generation;
                 observe(Observed::Known(seen));
+                self.inner.registry.accepted(&row.id, generation);
                 Attempt::Moved(Box::new(row))
             }
             CallOutcome::Unknown(detail) => {
                 observe(Observed::Unknown);
+                self.inner.registry.start_failed(&node);
                 Attempt::Wait(detail)
             }
             CallOutcome::Refused(Refusal::UnknownSandbox) => {
@@ -196,6 +199,9 @@ impl Executor {
             }
             CallOutcome::Refused(refusal) => {
                 tracing::warn!(sandbox = %row.id, %refusal, "node did not resume a sandbox");
+                if matches!(refusal, Refusal::Failed(_)) {
+                    self.inner.registry.start_failed(&node);
+                }
                 observe(Observed::Unknown);
                 self.resume_failed(slot, row, Setback::Refused(refusal))
                     .await

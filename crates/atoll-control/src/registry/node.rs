@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_core::heartbeat::{Heartbeat, StateDigest, health_after};
-use atoll_core::id::{Generation, SandboxId};
+use atoll_core::id::{Generation, NodeId, SandboxId};
 use atoll_core::node::{DrainMode, NodeInfo, NodeState, ObservedState};
 use atoll_core::reconcile::{NodeHealth, Observed};
 use atoll_core::resources::Resources;
+use atoll_core::scheduler::node::Node;
 use atoll_core::time::Timestamp;
 use tokio::time::Instant;
 
+use crate::config::Overcommit;
 use crate::guard::Breakers;
 use crate::node_client::NodeClient;
 
@@ -156,9 +158,23 @@ impl NodeEntry {
         }
     }
 
-    /// Whether it gets new sandboxes.
-    pub(super) fn is_schedulable(&self) -> bool {
-        self.state() == NodeState::Ready && self.client.is_some()
+    /// How it stands for the scheduler: one that cannot be told anything is not ready.
+    pub(super) const fn standing(&self) -> NodeState {
+        match self.state() {
+            NodeState::Ready if self.client.is_none() => NodeState::Suspect,
+            state => state,
+        }
+    }
+
+    /// What the scheduler knows of it.
+    pub(super) fn described(&self, id: &NodeId, overcommit: Overcommit) -> Node {
+        Node {
+            overcommit: overcommit.into(),
+            labels: self.info.tags.clone(),
+            // No more than its operator says, and nobody says.
+            starts_max: u16::MAX,
+            ..Node::new(id.clone(), self.total.into())
+        }
     }
 
     #[cfg(test)]
@@ -227,4 +243,4 @@ impl NodeEntry {
 }
 
 /// Nodes whose state changed: before and after.
-pub(crate) type StateChanges = BTreeMap<atoll_core::id::NodeId, (NodeState, NodeState)>;
+pub(crate) type StateChanges = BTreeMap<NodeId, (NodeState, NodeState)>;

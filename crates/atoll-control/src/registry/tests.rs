@@ -7,11 +7,15 @@ use atoll_core::heartbeat::{MachineUsage, StateDigest};
 use atoll_core::id::{BuildId, TemplateId};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::node::{CallOutcome, ObservedState, Refusal};
+use atoll_core::resources::Resources;
 use atoll_core::sandbox::{Desired, OnTimeout, SandboxConfig, SandboxSpec, State};
+use atoll_core::scheduler::request::Request;
 use atoll_core::template::TemplateSource;
 use proptest::prelude::*;
 
+use super::placing::Wanted;
 use super::*;
+use crate::placement::default_policy;
 
 const NODES: [&str; 3] = ["node-0", "node-1", "node-2"];
 const SANDBOXES: usize = 8;
@@ -45,6 +49,9 @@ impl NodeClient for NoNode {
     ) -> CallOutcome<()> {
         CallOutcome::Done(())
     }
+    async fn resume(&self, _: &SandboxSpec) -> CallOutcome<ObservedSandbox> {
+        CallOutcome::Refused(Refusal::Failed("it always does".to_owned()))
+    }
     async fn report(&self) -> CallOutcome<NodeReport> {
         CallOutcome::Unknown("it is not asked here".to_owned())
     }
@@ -68,6 +75,12 @@ enum Step {
     /// The chosen node refused: it goes elsewhere under the next generation.
     Replace(usize),
     Adopt(usize, usize),
+    /// Its node took it; a stale generation if so.
+    Accept(usize, bool),
+    /// Its row is in the store, as it is accounted for.
+    Write(usize),
+    /// A start on a node failed: so that its breaker notices if so.
+    Fail(usize, bool),
     Forget(usize),
     /// What a node said of its placement; a stale generation if so.
     Observe(usize, u8, bool),
@@ -91,6 +104,9 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => one.clone().prop_map(Step::Replace),
         1 => (one.clone(), node.clone()).prop_map(|(one, node)| Step::Adopt(one, node)),
         2 => one.clone().prop_map(Step::Forget),
+        3 => (one.clone(), any::<bool>()).prop_map(|(one, stale)| Step::Accept(one, stale)),
+        2 => one.clone().prop_map(Step::Write),
+        2 => (node.clone(), any::<bool>()).prop_map(|(node, heard)| Step::Fail(node, heard)),
         3 => (one.clone(), any::<u8>(), any::<bool>())
             .prop_map(|(one, state, stale)| Step::Observe(one, state, stale)),
         2 => one.clone().prop_map(Step::Readmit),
@@ -98,7 +114,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (node.clone(), any::<u8>(), any::<u8>())
             .prop_map(|(node, mask, state)| Step::Report(node, mask, state)),
         1 => node.clone().prop_map(Step::Beat),
-        1 => (0_u64..40).prop_map(Step::Silence),
+        1 => prop_oneof![0_u64..40, 100_u64..130].prop_map(Step::Silence),
         1 => node.clone().prop_map(Step::Join),
         1 => (node.clone(), any::<bool>()).prop_map(|(node, on)| Step::Drain(node, on)),
         1 => node.prop_map(Step::Leave),
@@ -146,6 +162,21 @@ fn sandbox(number: usize) -> Sandbox {
     }
 }
 
+fn spec() -> SandboxSpec {
+    let row = sandbox(0);
+    SandboxSpec {
+        id: row.id,
+        generation: row.generation,
+        team: row.team,
+        template: row.config.template,
+        build: row.config.build,
+        resources: row.config.resources,
+        env: BTreeMap::new(),
+        network: NetworkPolicy::default(),
+        access_token: None,
+    }
+}
+
 fn node(number: usize) -> NodeId {
     NODES[number].parse().unwrap()
 }
@@ -179,7 +210,6 @@ fn placed_on(registry: &Registry, id: &SandboxId) -> Option<NodeId> {
 }
 
 async fn carry_out(registry: &Registry, step: Step) {
-    let now = Timestamp::from_micros(0);
     match step {
         Step::Place(number) | Step::Replace(number) => {
             let row = sandbox(number);
@@ -187,14 +217,35 @@ async fn carry_out(registry: &Registry, step: Step) {
                 Step::Replace(_) => placed_on(registry, &row.id),
                 _ => None,
             };
-            let next = generation(registry, &row.id).next();
-            let excluded: Vec<_> = excluded.into_iter().collect();
-            drop(registry.place(&row, &excluded, next, 0));
+            let wanted = Wanted {
+                sandbox: &row,
+                generation: generation(registry, &row.id).next(),
+                request: Request {
+                    amount: row.config.resources.into(),
+                    groups: placing::groups(&row),
+                    excluded: excluded.into_iter().collect(),
+                    ..Request::default()
+                },
+                policy: &default_policy(),
+                seed: 0,
+            };
+            drop(registry.place(&wanted));
         }
         Step::Adopt(number, on) => {
             let mut row = sandbox(number);
             row.node = Some(node(on));
             registry.adopt(&row);
+        }
+        Step::Accept(number, is_stale) => {
+            let id = sandbox(number).id;
+            let of = generation(registry, &id);
+            registry.accepted(&id, if is_stale { of.next() } else { of });
+        }
+        Step::Write(number) => {
+            let mut row = sandbox(number);
+            row.generation = generation(registry, &row.id);
+            row.node = placed_on(registry, &row.id);
+            registry.follow(&row);
         }
         Step::Forget(number) => registry.forget(&sandbox(number).id),
         Step::Observe(number, state, is_stale) => {
@@ -215,6 +266,20 @@ async fn carry_out(registry: &Registry, step: Step) {
             let row = sandbox(number);
             let next = generation(registry, &row.id).next();
             let _ = registry.readmit(&row, next);
+        }
+        step => happen(registry, step).await,
+    }
+}
+
+/// What happens to nodes.
+async fn happen(registry: &Registry, step: Step) {
+    let now = Timestamp::from_micros(0);
+    match step {
+        Step::Fail(on, is_noticed) => {
+            registry.start_failed(&node(on));
+            if is_noticed && let Some(client) = registry.client(&node(on)) {
+                drop(client.resume(&spec()).await);
+            }
         }
         Step::Report(on, mask, state) => report(registry, on, mask, state),
         Step::Beat(on) => {
@@ -242,6 +307,7 @@ async fn carry_out(registry: &Registry, step: Step) {
             registry.set_drain(&node(on), is_on.then_some(DrainMode::Wait));
         }
         Step::Leave(on) => registry.leave(&node(on)),
+        step => panic!("{step:?} does not happen to nodes"),
     }
 }
 
@@ -300,6 +366,26 @@ fn check(registry: &Registry) -> Result<(), TestCaseError> {
         prop_assert_eq!(node.sandboxes, count, "sandboxes on {}", id);
         prop_assert_eq!(node.expected(), (digest, unknown), "expected on {}", id);
         prop_assert!(!node.has_left || count > 0, "{} left and is empty", id);
+        let starting = inner
+            .sandboxes
+            .values()
+            .filter(|entry| entry.node.as_ref() == Some(id) && entry.standing.is_some());
+        let starting = u16::try_from(starting.count()).unwrap();
+        let total = registry.overcommit.apply(node.total);
+        let account = Some((total.into(), allocated.into()));
+        prop_assert_eq!(
+            inner.fleet.account(id),
+            account,
+            "the fleet's account of {}",
+            id
+        );
+        let counts = Some((count, starting));
+        prop_assert_eq!(
+            inner.fleet.sandboxes(id),
+            counts,
+            "the fleet's sandboxes on {}",
+            id
+        );
     }
     let placed = inner
         .sandboxes
@@ -313,8 +399,9 @@ fn check(registry: &Registry) -> Result<(), TestCaseError> {
 
 proptest! {
     /// Defends: accounting is exact. What a node has given away is the sum of what is placed on it,
-    /// after any sequence of placements, refusals, adoptions, ends, pauses, reports, silences,
-    /// joins and removals; and no placement exceeds what the node has.
+    /// here and in the scheduler's fleet, after any sequence of placements, acceptances, refusals,
+    /// answers that never come, adoptions, ends, pauses, reports, silences, joins and removals; and
+    /// no placement exceeds what the node has.
     #[test]
     fn what_is_allocated_is_the_sum_of_what_is_placed(
         steps in prop::collection::vec(any_step(), 0..120),

@@ -279,13 +279,12 @@ impl Inner {
     /// Chooses a node before the row is written, so that intent and placement share a commit. A
     /// row that no node can take stays pending, and its task decides what becomes of it.
     fn place_at_once(&self, row: &mut Sandbox) -> Vec<EventRow> {
-        let seed = self.draw_seed();
-        let placed = self.registry.place(row, &[], row.generation, seed);
+        let placed = self.place(row, row.generation, &[]);
         let (Ok(placed), Ok(next)) = (placed, step(row.state, Event::Place)) else {
             return Vec::new();
         };
         let mut events = vec![events::placed(row, row.created_at, &placed)];
-        row.node = Some(placed.node);
+        row.node = Some(placed.decision.node.clone());
         row.state = next.next;
         events.extend(events::announcements(next.effects, row, row.created_at));
         events

@@ -21,6 +21,18 @@ pub enum Sparing {
     Nobody,
 }
 
+impl Sparing {
+    /// The name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Failing => "failing",
+            Self::Nobody => "nobody",
+        }
+    }
+}
+
 /// What is to be placed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Request {
