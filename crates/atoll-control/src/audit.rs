@@ -1,11 +1,13 @@
 //! The audit: who asked for which change, from where, and what became of it.
 //!
 //! The doors record each request that would change something once it is decided, before it is
-//! answered: what was answered is in the audit. Where one transaction decides a request (a create
-//! that serves, a kill, a new deadline), the row is part of it, by the request's [`Receipt`]. Else
-//! it is a transaction of its own, right after the change's: a server that dies between the two has
-//! changed something that the audit does not tell, and that nobody was told; the sandbox's own
-//! events, which share the change's transaction, still tell it.
+//! answered: what was answered is in the audit. Where one transaction decides a request, the row is
+//! part of it, by the request's [`Receipt`]: a create, a resume or a restart that serves, a pause
+//! that is kept, a kill, a new deadline, a new network policy (whether the node has confirmed it is
+//! the answer's to say). Else, for a batch of creates, for teams, keys, templates, webhooks and
+//! nodes, it is a transaction of its own, right after the change's: a server that dies between the
+//! two has changed something that the audit does not tell, and that nobody was told; the sandbox's
+//! own events, which share the change's transaction, still tell it.
 //!
 //! Refusals are recorded at a rate, for each team and for all strangers together, so that whoever
 //! floods the door fills neither the store nor the writer; the next row says how many were left

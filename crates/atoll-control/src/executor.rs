@@ -23,7 +23,7 @@ use tracing::Instrument as _;
 use crate::events;
 use crate::exhausted;
 use crate::node_client::NodeClient;
-use crate::reconciler::{Setback, Slot};
+use crate::reconciler::{Goal, Setback, Slot};
 use crate::service::Inner;
 
 /// How long a node may take to start a sandbox before the outcome counts as unknown.
@@ -93,7 +93,12 @@ impl Executor {
             Action::Advance(Event::ResumeFailed) => {
                 self.resume_failed(slot, row, Setback::NodeLost).await
             }
-            Action::Advance(Event::Started) => self.started(slot, row).await,
+            Action::Advance(event @ Event::Started) => {
+                self.done(slot, row, *event, Goal::Serving).await
+            }
+            Action::Advance(event @ Event::PauseDone) => {
+                self.done(slot, row, *event, Goal::Paused).await
+            }
             Action::Advance(event) => self.commit(row, *event, Change::default()).await,
             Action::Fail { reason, detail } => self.fail(row, *reason, detail.clone()).await,
             Action::Expire => self.expire(row).await,
@@ -291,15 +296,15 @@ impl Executor {
         }
     }
 
-    /// It serves: with that the request that made it is done, if it was just made.
-    async fn started(&self, slot: &Slot, row: Sandbox) -> Attempt {
-        let claim = slot.claim().await;
+    /// It came to be as somebody asked; with that their request is done.
+    async fn done(&self, slot: &Slot, row: Sandbox, event: Event, goal: Goal) -> Attempt {
+        let claim = slot.claim(goal).await;
         let at = self.inner.clock.now();
         let change = Change {
             audit: claim.as_ref().map(|claim| claim.row(row.id.as_str(), at)),
             ..Change::default()
         };
-        let attempt = self.commit(row, Event::Started, change).await;
+        let attempt = self.commit(row, event, change).await;
         if let (Attempt::Moved(_), Some(claim)) = (&attempt, claim) {
             claim.keep();
         }

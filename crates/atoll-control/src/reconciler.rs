@@ -47,8 +47,32 @@ pub(crate) struct Slot {
     wake: Notify,
     progress: Progress,
     setback: Mutex<Option<Setback>>,
-    /// Of the request that made the sandbox.
-    receipt: Option<Receipt>,
+    /// Of the request whose wish the task carries out.
+    due: Mutex<Option<Due>>,
+}
+
+/// A request that is done once its sandbox comes to be as it asked.
+#[derive(Debug)]
+pub(crate) struct Due {
+    receipt: Receipt,
+    goal: Goal,
+}
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Goal {
+    /// To serve: newly made, resumed, or begun anew.
+    Serving,
+    /// To be kept without serving.
+    Paused,
+}
+
+impl Due {
+    /// None for a wish whose request has its row written elsewhere, or has none.
+    pub(crate) fn new(receipt: Option<&Receipt>, goal: Goal) -> Option<Self> {
+        let receipt = receipt?.clone();
+        Some(Self { receipt, goal })
+    }
 }
 
 /// Why a wish was taken back: what the row says of it, in a form that an answer can be made of.
@@ -68,12 +92,26 @@ impl Slot {
     /// Notes why the wish is taken back that the next row no longer has.
     pub(crate) fn set_back(&self, setback: Setback) {
         *lock(&self.setback) = Some(setback);
+        // Its request was not done: its door tells of that.
+        *lock(&self.due) = None;
     }
 
-    /// The right to the row of the request that made the sandbox, for the transaction with which it
-    /// begins to serve.
-    pub(crate) async fn claim(&self) -> Option<Claim> {
-        self.receipt.as_ref()?.claim().await
+    /// The right to the row of the request that asked for this, for the transaction with which it
+    /// comes to be.
+    pub(crate) async fn claim(&self, goal: Goal) -> Option<Claim> {
+        let receipt = {
+            let due = lock(&self.due);
+            let due = due.as_ref().filter(|due| due.goal == goal);
+            due?.receipt.clone()
+        };
+        receipt.claim().await
+    }
+
+    /// Notes whose wish the task carries out from now on.
+    fn owe(&self, due: Option<Due>) {
+        if due.is_some() {
+            *lock(&self.due) = due;
+        }
     }
 
     fn wake(&self) {
@@ -146,26 +184,18 @@ impl Reconciler {
         self.wake_for(inner, id, hint, None)
     }
 
-    /// As [`Self::wake`], for a new sandbox: the request that made it is done once it serves.
-    pub(crate) fn begin(
-        &self,
-        inner: &Arc<Inner>,
-        row: Sandbox,
-        receipt: Option<Receipt>,
-    ) -> Watch {
-        let id = row.id.clone();
-        self.wake_for(inner, &id, Some(row), receipt)
-    }
-
-    fn wake_for(
+    /// As [`Self::wake`], for a wish that was just written; its request is done once that came to
+    /// be.
+    pub(crate) fn wake_for(
         &self,
         inner: &Arc<Inner>,
         id: &SandboxId,
         hint: Option<Sandbox>,
-        receipt: Option<Receipt>,
+        due: Option<Due>,
     ) -> Watch {
         let mut slots = lock(&self.slots);
         if let Some(slot) = slots.get(id) {
+            slot.owe(due);
             slot.wake();
             return Watch {
                 slot: Arc::clone(slot),
@@ -176,7 +206,7 @@ impl Reconciler {
             wake: Notify::new(),
             progress: Progress::default(),
             setback: Mutex::default(),
-            receipt,
+            due: Mutex::new(due),
         });
         slots.insert(id.clone(), Arc::clone(&slot));
         drop(slots);

@@ -20,7 +20,7 @@ use crate::error::{Error, Result, code};
 use crate::events;
 use crate::exhausted;
 use crate::metrics;
-use crate::reconciler::{Watch, is_over};
+use crate::reconciler::{Due, Goal, Watch, is_over};
 use crate::request::CreateRequest;
 use crate::view::{SandboxView, Tenant};
 
@@ -206,7 +206,8 @@ impl Inner {
         };
         let id = row.id.clone();
         let began = Instant::now();
-        let watch = self.reconciler.begin(self, row, tenant.receipt.clone());
+        let due = Due::new(tenant.receipt.as_ref(), Goal::Serving);
+        let watch = self.reconciler.wake_for(self, &id, Some(row), due);
         let served = self.await_running(&id, watch, has_key).await;
         if served.is_ok() {
             metrics::phase("start", began.elapsed());

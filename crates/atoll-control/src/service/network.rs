@@ -46,6 +46,7 @@ impl ControlPlane {
             mask_request_host: row.config.network.mask_request_host.clone(),
             ..policy
         };
+        let claim = tenant.claim().await;
         let now = inner.clock.now();
         let event = events::announce(&row, now, Announcement::Updated);
         let intent = Intent {
@@ -53,7 +54,7 @@ impl ControlPlane {
             change: IntentChange::SetNetwork(policy.clone()),
             at: now,
             events: vec![events::with(event, "changed", "network")],
-            audit: None,
+            audit: claim.as_ref().map(|claim| claim.row(id.as_str(), now)),
         };
         let row = inner
             .store
@@ -61,6 +62,9 @@ impl ControlPlane {
             .await
             .map_err(unavailable)?
             .ok_or_else(|| Error::no_sandbox(id))?;
+        if let Some(claim) = claim {
+            claim.keep();
+        }
         let client = row
             .node
             .as_ref()

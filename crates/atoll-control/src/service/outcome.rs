@@ -15,7 +15,7 @@ use super::create::{CAPACITY_RETRY_AFTER, quota_exceeded};
 use super::{Inner, unavailable};
 use crate::error::{Error, Result, code};
 use crate::events;
-use crate::reconciler::{Setback, Watch, is_over};
+use crate::reconciler::{Due, Setback, Watch, is_over};
 
 /// When to try again what needs a node that is lost.
 const NODE_RETRY_AFTER: Duration = Duration::from_secs(10);
@@ -48,12 +48,14 @@ pub(super) struct Settled {
 }
 
 impl Inner {
-    /// Writes a wish and has it carried out. None: it has no effect on the sandbox as it is now.
+    /// Writes a wish and has it carried out, for a request that is done with it, if there is one.
+    /// None: it has no effect on the sandbox as it is now.
     pub(super) async fn intend(
         self: &Arc<Self>,
         row: &Sandbox,
         change: IntentChange,
         event: Option<atoll_store::store::EventRow>,
+        due: Option<Due>,
     ) -> Result<Option<(Sandbox, Watch)>> {
         let intent = Intent {
             id: row.id.clone(),
@@ -67,7 +69,7 @@ impl Inner {
             return Ok(None);
         };
         crash::reached("control.intent");
-        let watch = self.reconciler.wake(self, &row.id, None);
+        let watch = self.reconciler.wake_for(self, &row.id, None, due);
         Ok(Some((intended, watch)))
     }
 

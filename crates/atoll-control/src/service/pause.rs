@@ -9,7 +9,7 @@ use atoll_store::store::IntentChange;
 use super::outcome::{Stance, conflict, stance};
 use super::{ControlPlane, Inner, demand_full};
 use crate::error::{Error, Result};
-use crate::reconciler::is_over;
+use crate::reconciler::{Due, Goal, is_over};
 use crate::view::{SandboxView, Tenant};
 
 impl ControlPlane {
@@ -46,7 +46,8 @@ impl Inner {
             return Err(conflict(&row, "paused"));
         }
         let change = IntentChange::Pause { keep_memory };
-        let Some((intended, watch)) = self.intend(&row, change, None).await? else {
+        let due = Due::new(tenant.receipt.as_ref(), Goal::Paused);
+        let Some((intended, watch)) = self.intend(&row, change, None, due).await? else {
             let row = self.visible(tenant, id).await?;
             return Err(conflict(&row, "paused"));
         };

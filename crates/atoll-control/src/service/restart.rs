@@ -10,7 +10,7 @@ use super::create::not_created;
 use super::outcome::{Stance, conflict, restart_event, stance};
 use super::{ControlPlane, Inner, demand_full};
 use crate::error::Result;
-use crate::reconciler::is_over;
+use crate::reconciler::{Due, Goal, is_over};
 use crate::view::{SandboxView, Tenant};
 
 impl ControlPlane {
@@ -37,8 +37,9 @@ impl Inner {
             return Err(conflict(&row, "restarted"));
         }
         let event = restart_event(&row, self.clock.now());
+        let due = Due::new(tenant.receipt.as_ref(), Goal::Serving);
         let intended = self
-            .intend(&row, IntentChange::Restart, Some(event))
+            .intend(&row, IntentChange::Restart, Some(event), due)
             .await?;
         let Some((intended, watch)) = intended else {
             let row = self.visible(tenant, id).await?;

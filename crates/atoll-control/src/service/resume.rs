@@ -13,7 +13,7 @@ use super::outcome::{Settled, Stance, conflict, stance};
 use super::timeout::Move;
 use super::{ControlPlane, Inner, demand_full, is_visible, unavailable};
 use crate::error::{Error, Result};
-use crate::reconciler::is_over;
+use crate::reconciler::{Due, Goal, is_over};
 use crate::view::{Connected, SandboxView, Tenant};
 
 /// How often a sandbox may have changed its state under a caller who wants it to serve, before the
@@ -129,8 +129,10 @@ impl Inner {
             let row = self.visible(tenant, id).await?;
             match stance(&row) {
                 Stance::Serving => {
+                    // Once it was resumed, the request's row is written.
+                    let claim = tenant.claim().await;
                     let row = self
-                        .move_deadline(&row, timeout, Move::Extend, None)
+                        .move_deadline(&row, timeout, Move::Extend, claim)
                         .await?;
                     return Ok((row, connected));
                 }
@@ -141,7 +143,8 @@ impl Inner {
                     self.await_turn(&row).await?;
                 }
                 Stance::Kept => {
-                    if let Some(row) = self.resume(&row, timeout).await? {
+                    let due = Due::new(tenant.receipt.as_ref(), Goal::Serving);
+                    if let Some(row) = self.resume(&row, timeout, due).await? {
                         return Ok((row, Connected::Resumed));
                     }
                 }
@@ -172,7 +175,7 @@ impl Inner {
                 }
                 Stance::Turning => self.await_turn(&row).await?,
                 Stance::Kept => {
-                    if self.resume(&row, row.timeout).await?.is_some() {
+                    if self.resume(&row, row.timeout, None).await?.is_some() {
                         return Ok(());
                     }
                 }
@@ -214,9 +217,14 @@ impl Inner {
     }
 
     /// Resumes a paused sandbox. None: it is no longer paused, for whatever reason.
-    async fn resume(self: &Arc<Self>, row: &Sandbox, timeout: Duration) -> Result<Option<Sandbox>> {
+    async fn resume(
+        self: &Arc<Self>,
+        row: &Sandbox,
+        timeout: Duration,
+        due: Option<Due>,
+    ) -> Result<Option<Sandbox>> {
         let change = IntentChange::Resume { timeout };
-        let Some((intended, watch)) = self.intend(row, change, None).await? else {
+        let Some((intended, watch)) = self.intend(row, change, None, due).await? else {
             return Ok(None);
         };
         let settled = self.await_settled(&intended, watch).await?;

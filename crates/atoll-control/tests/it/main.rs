@@ -1,6 +1,7 @@
 //! The control plane against a real store file and a node that runs nothing.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod audit;
 mod events;
 mod fake_node;
 mod faults;

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 
 use atoll_core::id::TeamId;
+use atoll_core::network::NetworkPolicy;
 use atoll_core::quota::{Exceeded, Overrides, Quota, Rate, Usage};
 use atoll_core::sandbox::{EndReason, State};
 use futures::future::join_all;
@@ -272,13 +273,26 @@ pub(super) async fn a_change_brings_its_audit_row_or_neither_is_there(store: &dy
     let mut later = intent(&row.id, IntentChange::SetDeadline(at(500)));
     later.audit = told("deadline");
     store.sandbox_intend(later).await.unwrap().unwrap();
+    let policy = NetworkPolicy::default();
+    let mut network = intent(&row.id, IntentChange::SetNetwork(policy));
+    network.audit = told("network");
+    store.sandbox_intend(network).await.unwrap().unwrap();
+    let mut paused = transition(&row, State::Paused, 120);
+    paused.paused_at = Some(at(120));
+    paused.audit = told("pause");
+    let row = store.sandbox_transition(paused).await.unwrap().unwrap();
+    let mut resumed = transition(&row, State::Running, 120);
+    resumed.started_at = Some(at(120));
+    resumed.audit = told("resume");
+    let row = store.sandbox_transition(resumed).await.unwrap().unwrap();
     let mut stop = intent(&row.id, IntentChange::Stop(EndReason::Killed));
     stop.audit = told("stop");
     store.sandbox_intend(stop).await.unwrap().unwrap();
     let mut stopping = transition(&row, State::Stopping, 120);
     stopping.audit = told("stopping");
     store.sandbox_transition(stopping).await.unwrap().unwrap();
-    assert_eq!(rows().await, ["stopping", "stop", "deadline"]);
+    let all = ["stopping", "stop", "resume", "pause", "network", "deadline"];
+    assert_eq!(rows().await, all);
 }
 
 pub(super) async fn the_audit_is_paged_filtered_and_pruned(store: &dyn Store) {
