@@ -56,6 +56,9 @@ const WRITER_CACHE_KIB: u32 = 32 * 1_024;
 /// syncs and every page once, however often it changed: at 16 MiB that is seldom enough.
 const CHECKPOINT_PAGES: u32 = 4_096;
 
+/// Statements that the writer keeps prepared: all that it has, in each of their lengths.
+const WRITER_STATEMENTS: usize = 192;
+
 /// How long a read waits for a free connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -88,7 +91,8 @@ impl SqliteStore {
         let writing = options
             .clone()
             .pragma("cache_size", format!("-{WRITER_CACHE_KIB}"))
-            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string());
+            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string())
+            .statement_cache_capacity(WRITER_STATEMENTS);
         let mut connection = sqlx::SqliteConnection::connect_with(&writing)
             .await
             .map_err(failed)?;
@@ -101,10 +105,9 @@ impl SqliteStore {
             .connect_with(options.read_only(true).create_if_missing(false))
             .await
             .map_err(failed)?;
-        Ok(Self {
-            readers,
-            writer: Writer::spawn(connection, writing, head),
-        })
+        let writer = Writer::spawn(connection, writing, head)
+            .map_err(|error| failed(sqlx::Error::Io(error)))?;
+        Ok(Self { readers, writer })
     }
 
     /// How the database would walk a listing.

@@ -5,15 +5,20 @@
 //! that arrive while the one before is under way. A write that fails must not undo its
 //! neighbours: the group is then rolled back and each write is run again in a transaction of its
 //! own. That is rare (refusals are answers, not failures), so no savepoint is paid for per write.
+//!
+//! The task has a thread to itself. Each statement is a round trip to the thread that owns the
+//! connection, and on the runtime's threads its answer would wait behind whatever else is ready to
+//! run: under load that is most of a group's time.
 
 use std::sync::Mutex;
+use std::thread;
 
 use atoll_core::event::Cursor;
 use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use tokio::runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
 
 use super::apply::{Reply, Write};
 use super::batch;
@@ -33,36 +38,47 @@ struct Job {
     answer: oneshot::Sender<Result<Reply>>,
 }
 
+/// The thread's name, as the system's tools show it.
+const THREAD_NAME: &str = "atoll-store";
+
 /// The way to the writing task.
 #[derive(Debug)]
 pub(super) struct Writer {
     queue: Mutex<Option<mpsc::Sender<Job>>>,
-    tasks: TaskTracker,
+    /// Closed once the task is over.
+    is_over: watch::Receiver<()>,
     head: watch::Receiver<Cursor>,
 }
 
 impl Writer {
     /// `head` is the newest event that the database has given out. `options` opened the connection
     /// and open it again where that is needed.
+    ///
+    /// # Errors
+    /// If there can be no such thread.
     pub(super) fn spawn(
         connection: SqliteConnection,
         options: SqliteConnectOptions,
         head: Cursor,
-    ) -> Self {
+    ) -> std::io::Result<Self> {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         let (moved, head) = watch::channel(head);
-        let tasks = TaskTracker::new();
+        let (ends, is_over) = watch::channel(());
         let database = Database {
             connection,
             options,
         };
-        tasks.spawn(run(database, receiver, moved));
-        tasks.close();
-        Self {
+        let runtime = runtime::Builder::new_current_thread().build()?;
+        let name = THREAD_NAME.to_owned();
+        thread::Builder::new().name(name).spawn(move || {
+            runtime.block_on(run(database, receiver, moved));
+            drop(ends);
+        })?;
+        Ok(Self {
             queue: Mutex::new(Some(sender)),
-            tasks,
+            is_over,
             head,
-        }
+        })
     }
 
     /// The newest event that can be read, as it moves.
@@ -84,7 +100,8 @@ impl Writer {
     /// Takes no more writes, and waits for those that were accepted.
     pub(super) async fn close(&self) {
         self.queue().take();
-        self.tasks.wait().await;
+        let mut is_over = self.is_over.clone();
+        while is_over.changed().await.is_ok() {}
     }
 
     fn queue(&self) -> std::sync::MutexGuard<'_, Option<mpsc::Sender<Job>>> {
