@@ -56,6 +56,7 @@ macro_rules! contract {
                 event::no_more_is_kept_than_may_be, webhook::webhooks_are_kept_and_changed,
                 webhook::progress_of_an_older_version_is_refused,
                 lifecycle::a_pause_keeps_and_a_resume_begins_a_new_deadline,
+                lifecycle::what_counts_as_paused_is_found_by_its_labels,
                 lifecycle::a_resume_needs_a_place_of_the_quota,
                 lifecycle::a_failed_pause_or_resume_takes_its_wish_back,
                 lifecycle::a_restart_keeps_its_place,
@@ -711,6 +712,10 @@ async fn sqlite_pages_walk_an_index() {
     let store = SqliteStore::open(&path).await.unwrap();
     let labels = BTreeMap::from(["a", "b"].map(|name| (name.to_owned(), name.to_owned())));
     let labelled = SandboxFilter { labels, ..filter() };
+    let both = SandboxFilter {
+        states: vec![State::Pausing, State::Paused, State::Resuming],
+        ..labelled.clone()
+    };
     let paused = SandboxFilter {
         states: vec![State::Pausing, State::Paused, State::Resuming],
         ..filter()
@@ -719,6 +724,7 @@ async fn sqlite_pages_walk_an_index() {
         (filter(), "sandboxes_listed"),
         (paused, "sandboxes_paused"),
         (labelled, "sandbox_labels_listed"),
+        (both, "sandbox_labels_paused"),
     ] {
         for is_ascending in [true, false] {
             let after = Some((at(1), "ia".parse().unwrap()));

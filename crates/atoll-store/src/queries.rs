@@ -110,6 +110,7 @@ pub(crate) const SANDBOX_INSERT: &str = concat!(
 pub(crate) const LABEL_INSERT: &str = "INSERT INTO sandbox_labels \
      (sandbox, team, name, value, created_at) VALUES ($1, $2, $3, $4, $5)";
 pub(crate) const LABELS_DELETE: &str = "DELETE FROM sandbox_labels WHERE sandbox = $1";
+pub(crate) const LABELS_PAUSED: &str = "UPDATE sandbox_labels SET paused = $2 WHERE sandbox = $1";
 pub(crate) const SANDBOX_GET: &str = concat!(
     "SELECT ",
     sandbox_columns!(),
@@ -201,13 +202,21 @@ pub(crate) const SANDBOX_LIST: &str = concat!(
 );
 /// The beginning of a listing of those that carry the label of name `$2` and value `$3`. The index
 /// over labels has the order of pages: `CROSS JOIN` has the database walk it.
-pub(crate) const SANDBOX_LIST_LABELLED: &str = concat!(
-    "SELECT ",
-    sandbox_columns!(),
-    " FROM (SELECT sandbox, created_at AS listed_at FROM sandbox_labels \
-     WHERE team = $1 AND name = $2 AND value = $3) AS labelled \
-     CROSS JOIN sandboxes ON id = sandbox WHERE TRUE"
-);
+macro_rules! sandbox_list_labelled {
+    ($which:literal) => {
+        concat!(
+            "SELECT ",
+            sandbox_columns!(),
+            " FROM (SELECT sandbox, created_at AS listed_at FROM sandbox_labels \
+             WHERE team = $1 AND name = $2 AND value = $3",
+            $which,
+            ") AS labelled CROSS JOIN sandboxes ON id = sandbox WHERE TRUE"
+        )
+    };
+}
+pub(crate) const SANDBOX_LIST_LABELLED: &str = sandbox_list_labelled!("");
+/// The same for what counts as paused, which has an index of its own: others may be many more.
+pub(crate) const SANDBOX_LIST_LABELLED_PAUSED: &str = sandbox_list_labelled!(" AND paused = 1");
 /// What clients can see. These lists of states repeat the partial indexes' so that the planner may
 /// use them.
 pub(crate) const LIST_VISIBLE: &str = " AND desired <> 'stopped' \

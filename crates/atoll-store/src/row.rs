@@ -10,7 +10,7 @@ use std::time::Duration;
 use atoll_core::network::NetworkPolicy;
 use atoll_core::node::DrainMode;
 use atoll_core::resources::Resources;
-use atoll_core::sandbox::{Desired, EndReason, OnTimeout, SandboxConfig};
+use atoll_core::sandbox::{Desired, EndReason, OnTimeout, SandboxConfig, State};
 use atoll_core::template::BuildStatus;
 use serde::{Deserialize, Serialize};
 
@@ -130,6 +130,11 @@ pub(crate) fn fields_from_json(id: &str, text: &str) -> Result<BTreeMap<String, 
 
 fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("maps with text keys and plain values always serialise")
+}
+
+/// What clients see as paused, and what is listed as that.
+pub(crate) const fn counts_as_paused(state: State) -> bool {
+    matches!(state, State::Pausing | State::Paused | State::Resuming)
 }
 
 /// A time span in microseconds. Timeouts stay far below what fits.

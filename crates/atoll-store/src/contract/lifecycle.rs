@@ -6,7 +6,7 @@ use atoll_core::id::Generation;
 use atoll_core::quota::Limits;
 use atoll_core::sandbox::{Desired, EndReason, Kept, OnTimeout, Sandbox, State};
 
-use super::{at, expiry, intent, limits, new, sandbox, start, team, transition};
+use super::{at, expiry, filter, intent, limits, new, sandbox, start, team, transition};
 use crate::sqlite::SqliteStore;
 use crate::store::{Admission, IntentChange, Readmission, Store};
 
@@ -79,6 +79,33 @@ pub(super) async fn a_pause_keeps_and_a_resume_begins_a_new_deadline(store: &dyn
     assert_eq!(store.sandbox_get(&row.id).await.unwrap(), Some(row));
     let usage = store.team_usage(&team()).await.unwrap();
     assert_eq!((usage.charged.places, usage.running), (1, 1));
+}
+
+pub(super) async fn what_counts_as_paused_is_found_by_its_labels(store: &dyn Store) {
+    let running = start(store, "ia", 110).await;
+    start(store, "ib", 110).await;
+    let mut labelled = filter();
+    labelled.labels.clone_from(&running.config.metadata);
+    let found = async |states: &[State]| -> Vec<String> {
+        let mut labelled = labelled.clone();
+        labelled.states = states.to_vec();
+        let rows = store.sandbox_list(&labelled).await.unwrap();
+        rows.iter().map(|row| row.id.to_string()).collect()
+    };
+    let paused = [State::Pausing, State::Paused, State::Resuming];
+    assert_eq!(found(&paused).await.len(), 0);
+    let kept = pause(store, &running, 120).await;
+    assert_eq!(found(&paused).await, ["ia"]);
+    assert_eq!(found(&[State::Running]).await, ["ib"]);
+    let Readmission::Accepted(resuming) = resume(store, &kept, 5).await else {
+        panic!("the quota has a place");
+    };
+    assert_eq!(found(&paused).await, ["ia"]);
+    let mut started = transition(&resuming, State::Running, 500);
+    started.started_at = Some(at(500));
+    store.sandbox_transition(started).await.unwrap().unwrap();
+    assert_eq!(found(&paused).await.len(), 0);
+    assert_eq!(found(&[State::Running]).await, ["ia", "ib"]);
 }
 
 pub(super) async fn a_resume_needs_a_place_of_the_quota(store: &dyn Store) {

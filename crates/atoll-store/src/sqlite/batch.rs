@@ -26,7 +26,7 @@ use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 use super::apply::{self, Reply, Write, execute};
 use super::{decode, event, team};
 use crate::queries;
-use crate::row::{config_to_json, desired_name, micros, reason_name, to_i64};
+use crate::row::{config_to_json, counts_as_paused, desired_name, micros, reason_name, to_i64};
 use crate::store::{
     Admission, AuditRow, Error, EventRow, Intent, IntentChange, NewSandbox, Readmission, Result,
     Transition,
@@ -248,10 +248,7 @@ async fn transition_all<'w>(
             moved.gained = moved.gained.saturating_add(row.charge_in(change.next));
             moved.running += i64::from(change.next == State::Running);
             moved.running -= i64::from(before == State::Running);
-            if change.next == State::Stopped && !row.config.metadata.is_empty() {
-                let labels = sqlx::query(queries::LABELS_DELETE).bind(change.id.as_str());
-                execute(tx, "remove a sandbox's labels", labels).await?;
-            }
+            move_labels(tx, row, before, change.next).await?;
             told.events.extend(&change.events);
             told.audit.extend(change.audit.as_deref());
         }
@@ -260,6 +257,31 @@ async fn transition_all<'w>(
     for (team, moved) in moves {
         count(tx, team, moved).await?;
     }
+    Ok(())
+}
+
+/// Has a sandbox's labels follow its state: they go with its end, and are found by what counts as
+/// paused.
+async fn move_labels(
+    tx: &mut SqliteConnection,
+    row: &Sandbox,
+    before: State,
+    next: State,
+) -> Result<()> {
+    if row.config.metadata.is_empty() {
+        return Ok(());
+    }
+    let (was_paused, is_paused) = (counts_as_paused(before), counts_as_paused(next));
+    let labels = if next == State::Stopped {
+        sqlx::query(queries::LABELS_DELETE).bind(row.id.as_str())
+    } else if was_paused != is_paused {
+        sqlx::query(queries::LABELS_PAUSED)
+            .bind(row.id.as_str())
+            .bind(i64::from(is_paused))
+    } else {
+        return Ok(());
+    };
+    execute(tx, "move a sandbox's labels", labels).await?;
     Ok(())
 }
 
@@ -329,7 +351,9 @@ pub(super) async fn readmit(
     count(tx, &change.team, moved).await?;
     event::append(tx, &change.events.iter().collect::<Vec<_>>(), head).await?;
     append_audit(tx, change.audit.as_deref().as_slice()).await?;
-    answer(Readmission::Accepted(Box::new(decode::sandbox(&row)?)))
+    let row = decode::sandbox(&row)?;
+    move_labels(tx, &row, known.state, change.next).await?;
+    answer(Readmission::Accepted(Box::new(row)))
 }
 
 fn bind_transition<'q>(statement: Statement<'q>, change: &'q Transition) -> Statement<'q> {

@@ -45,6 +45,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "pages",
         include_str!("../../migrations/sqlite/0008_pages.sql"),
     ),
+    (
+        12,
+        "paused labels",
+        include_str!("../../migrations/sqlite/0012_paused_labels.sql"),
+    ),
 ];
 
 /// Applies what the file lacks, each change in a transaction of its own.

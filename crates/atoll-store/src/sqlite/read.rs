@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use atoll_core::id::{SandboxId, TeamId};
 use atoll_core::lifecycle::state_name;
-use atoll_core::sandbox::{Sandbox, State};
+use atoll_core::sandbox::Sandbox;
 use atoll_core::time::Timestamp;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqlitePool, SqliteRow};
@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 
 use super::decode;
 use crate::queries;
-use crate::row::to_i64;
+use crate::row::{counts_as_paused, to_i64};
 use crate::store::{
     AuditFilter, AuditRow, Error, KeyRow, Result, SandboxFilter, TeamRow, TemplateRow,
 };
@@ -143,20 +143,17 @@ impl Clauses {
 
 fn list_text(filter: &SandboxFilter) -> String {
     let is_labelled = !filter.labels.is_empty();
-    let mut clauses = if is_labelled {
-        Clauses::new(queries::SANDBOX_LIST_LABELLED, 3)
-    } else {
-        Clauses::new(queries::SANDBOX_LIST, 1)
+    let is_paused = filter.states.iter().copied().all(counts_as_paused);
+    let mut clauses = match (is_labelled, is_paused) {
+        (true, true) => Clauses::new(queries::SANDBOX_LIST_LABELLED_PAUSED, 3),
+        (true, false) => Clauses::new(queries::SANDBOX_LIST_LABELLED, 3),
+        (false, _) => Clauses::new(queries::SANDBOX_LIST, 1),
     };
-    let is_paused =
-        |state: &State| matches!(state, State::Pausing | State::Paused | State::Resuming);
-    clauses
-        .text
-        .push_str(if filter.states.iter().all(is_paused) {
-            queries::LIST_PAUSED
-        } else {
-            queries::LIST_VISIBLE
-        });
+    clauses.text.push_str(if is_paused {
+        queries::LIST_PAUSED
+    } else {
+        queries::LIST_VISIBLE
+    });
     clauses.push_list(" AND state IN (", filter.states.len());
     for _ in filter.labels.iter().skip(1) {
         clauses.push(queries::LIST_BY_LABEL);
