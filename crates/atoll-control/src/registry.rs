@@ -391,7 +391,8 @@ impl Registry {
         let mut learnt = Vec::new();
         for (id, entry) in &inner.sandboxes {
             let is_here = entry.node.as_ref() == Some(&report.node);
-            if !is_here || entry.sequence > began {
+            // What is not written was told to no node, so none can miss it.
+            if !is_here || !entry.is_written || entry.sequence > began {
                 continue;
             }
             let seen = match reported.get(id) {

@@ -397,6 +397,40 @@ fn check(registry: &Registry) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Defends: a create whose placement is not committed yet is not taken for one that its node lost.
+#[tokio::test(start_paused = true)]
+async fn a_report_says_nothing_of_what_no_node_was_told() {
+    let registry = Registry::new(Overcommit {
+        cpu_pct: 100,
+        memory_pct: 100,
+        disk_pct: 100,
+    });
+    carry_out(&registry, Step::Join(0)).await;
+    report(&registry, 0, 0, 0);
+    let mut row = sandbox(0);
+    carry_out(&registry, Step::Place(0)).await;
+    row.generation = generation(&registry, &row.id);
+    row.node = placed_on(&registry, &row.id);
+    assert_eq!(row.node, Some(node(0)));
+    let ask = || {
+        let began = registry.begin_report();
+        let empty = NodeReport {
+            node: node(0),
+            total: TOTAL,
+            allocated: Resources::default(),
+            sandboxes: Vec::new(),
+        };
+        registry.take_report(&empty, began).changed
+    };
+    assert_eq!(ask(), []);
+    // Its task has the committed row.
+    row.state = State::Creating;
+    registry.follow(&row);
+    let learnt = ask();
+    assert_eq!(learnt.len(), 1);
+    assert_eq!(learnt[0].now, Observed::Absent);
+}
+
 proptest! {
     /// Defends: accounting is exact. What a node has given away is the sum of what is placed on it,
     /// here and in the scheduler's fleet, after any sequence of placements, acceptances, refusals,

@@ -4,6 +4,7 @@
 //! silent or has to prove itself, and the full pass over everything every 30 seconds. Changes that
 //! nodes tell of by themselves do not wait for any of them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,6 +118,8 @@ pub(crate) async fn synchronise(inner: &Arc<Inner>, client: &dyn NodeClient) -> 
         return Err(format!("it calls itself {}", report.node));
     }
     inner.registry.note_latency(client.node(), asked.elapsed());
+    // One of these may be at its end before it is looked at below.
+    let driven: BTreeSet<_> = inner.reconciler.driven().into_iter().collect();
     let result = inner.registry.take_report(&report, began);
     if let Some((before, after)) = result.state
         && before != after
@@ -126,7 +129,8 @@ pub(crate) async fn synchronise(inner: &Arc<Inner>, client: &dyn NodeClient) -> 
     let mut corrections = Corrections::default();
     for learnt in &result.changed {
         // What somebody drives is on its way, and its driver tells of it.
-        if !inner.reconciler.is_driven(&learnt.id)
+        if !driven.contains(&learnt.id)
+            && !inner.reconciler.is_driven(&learnt.id)
             && let Some(told) = noticed(learnt)
         {
             let of = (client.node(), &learnt.id, learnt.generation);
