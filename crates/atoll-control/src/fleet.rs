@@ -134,9 +134,9 @@ impl Fleet {
         info: NodeInfo,
         incarnation: &str,
     ) -> std::result::Result<(), JoinError> {
-        let address = info.address.unwrap_or_default();
-        let node = RpcNode::new(id.clone(), &address, self.inner.token.as_ref())?;
-        let node = node.named(info.name, info.tags);
+        let address = info.address.as_deref().unwrap_or_default();
+        let node = RpcNode::new(id.clone(), address, self.inner.token.as_ref())?;
+        let node = node.described(info);
         let node = Arc::new(node.with_traces(self.inner.traces.get().copied()));
         let session = self.admit(&id, node.authority(), incarnation)?;
         self.inner.addresses.note(&id, node.authority());

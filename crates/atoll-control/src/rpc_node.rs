@@ -3,7 +3,6 @@
 //! What the node decided comes as a message. An error of the transport, or a deadline, says nothing
 //! about whether the node acted: it is an unknown outcome, never a refusal.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -118,11 +117,11 @@ impl RpcNode {
         })
     }
 
-    /// The same node under its operator's name and labels.
+    /// The same node with what it says of itself; its address stays.
     #[must_use]
-    pub fn named(mut self, name: String, tags: BTreeMap<String, String>) -> Self {
-        self.info.name = name;
-        self.info.tags = tags;
+    pub fn described(mut self, info: NodeInfo) -> Self {
+        let address = self.info.address.take();
+        self.info = NodeInfo { address, ..info };
         self
     }
 

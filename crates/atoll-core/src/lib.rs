@@ -9,6 +9,7 @@
 pub mod breaker;
 pub mod correction;
 pub mod crash;
+pub mod descriptor;
 pub mod error;
 pub mod event;
 pub mod heartbeat;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::descriptor::Descriptor;
 use crate::id::{Generation, NodeId, SandboxId};
 use crate::resources::Resources;
 use crate::sandbox::UsageSample;
@@ -14,8 +15,10 @@ pub struct NodeInfo {
     pub name: String,
     /// Where it is reached; none for a node in the control plane's own process.
     pub address: Option<String>,
-    /// Its operator's labels.
+    /// Its operator's tags: words, some with a value.
     pub tags: BTreeMap<String, String>,
+    /// What else it is.
+    pub descriptor: Descriptor,
 }
 
 /// How a node is emptied.

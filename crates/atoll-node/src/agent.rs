@@ -29,7 +29,7 @@ use std::time::Duration;
 use atoll_core::id::{BuildId, Generation, NodeId, SandboxId, TemplateId};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::node::{
-    CallOutcome, NodeEvent, NodeReport, ObservedSandbox, ObservedState, Refusal,
+    CallOutcome, NodeEvent, NodeInfo, NodeReport, ObservedSandbox, ObservedState, Refusal,
 };
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::SandboxSpec;
@@ -49,6 +49,7 @@ use crate::driver::{Capabilities, Driver, Instance};
 use crate::image::{self, TemplateStore};
 use crate::ledger::{self, Ledger, Record, Stage};
 use crate::machine::Meter;
+use crate::processor;
 
 pub mod heartbeat;
 mod owner;
@@ -72,6 +73,8 @@ const COMMAND_QUEUE: usize = 16;
 pub struct Config {
     /// Who this node is.
     pub node: NodeId,
+    /// What its operator says of it.
+    pub info: NodeInfo,
     /// Directory for the ledger, its own. The driver may have the same one.
     pub data_dir: PathBuf,
     /// What there is to give to sandboxes; [`machine_resources`] is a fair start.
@@ -206,6 +209,18 @@ impl Agent {
     #[must_use]
     pub fn node(&self) -> &NodeId {
         &self.inner.config.node
+    }
+
+    /// What its operator says of it, and what it found of its machine and its driver.
+    #[must_use]
+    pub fn info(&self) -> NodeInfo {
+        let driver = &self.inner.driver;
+        let mut info = self.inner.config.info.clone();
+        let described = &mut info.descriptor;
+        processor::ARCHITECTURE.clone_into(&mut described.architecture);
+        described.cpu_features = processor::features();
+        described.drivers = BTreeMap::from([(driver.name().to_owned(), driver.version())]);
+        info
     }
 
     /// What the driver can do.

@@ -19,6 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use atoll_core::network::NetworkPolicy;
 use atoll_core::sandbox::SandboxSpec;
+use atoll_core::scheduler::constraint::Version;
 use tokio::net::TcpStream;
 
 use crate::image::RootFs;
@@ -125,6 +126,11 @@ pub struct Created {
 pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Its name in settings and logs.
     fn name(&self) -> &'static str;
+
+    /// Its version: that of this build, unless it drives something with versions of its own.
+    fn version(&self) -> Version {
+        env!("CARGO_PKG_VERSION").parse().unwrap_or_default()
+    }
 
     /// What it can do.
     fn capabilities(&self) -> Capabilities;

@@ -21,6 +21,7 @@ pub mod ledger;
 pub mod machine;
 pub mod metrics;
 pub mod net;
+mod processor;
 pub mod relay;
 pub mod rootfs;
 pub mod rpc;

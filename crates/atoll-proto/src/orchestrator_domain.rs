@@ -1,11 +1,15 @@
 //! Messages of `atoll/orchestrator/v1` that parts of the fleet make, from the domain's types. What
 //! the orchestrator makes of them is checked where it arrives.
 
+use atoll_core::descriptor::Descriptor;
 use atoll_core::heartbeat::{Gauge, Heartbeat, MachineUsage};
+use atoll_core::node::NodeInfo;
 use atoll_core::resources::Resources as Amounts;
 use buffa_types::google::protobuf;
 
-use crate::orchestrator::{Capacity, HeartbeatRequest, Resources};
+use crate::orchestrator::{
+    Capacity, HeartbeatRequest, NodeDescriptor, NodeTaint, RegisterNodeRequest, Resources,
+};
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const NANOS_PER_MICRO: i64 = 1_000;
@@ -31,6 +35,42 @@ impl From<&Heartbeat> for HeartbeatRequest {
             digest: heartbeat.digest.bits(),
             driver: heartbeat.driver.clone(),
             driver_problem: heartbeat.driver_problem.clone().unwrap_or_default(),
+            ..Self::default()
+        }
+    }
+}
+
+/// What a node says of itself; its id, address and incarnation are its agent's to add.
+impl From<&NodeInfo> for RegisterNodeRequest {
+    fn from(info: &NodeInfo) -> Self {
+        Self {
+            name: info.name.clone(),
+            tags: info.tags.clone().into_iter().collect(),
+            descriptor: NodeDescriptor::from(&info.descriptor).into(),
+            ..Self::default()
+        }
+    }
+}
+
+impl From<&Descriptor> for NodeDescriptor {
+    fn from(descriptor: &Descriptor) -> Self {
+        let taints = descriptor.taints.iter().map(|taint| NodeTaint {
+            key: taint.key.clone(),
+            value: taint.value.clone(),
+            ..NodeTaint::default()
+        });
+        let drivers = descriptor.drivers.iter();
+        let drivers = drivers.map(|(name, version)| (name.clone(), version.to_string()));
+        Self {
+            labels: descriptor.labels.clone().into_iter().collect(),
+            taints: taints.collect(),
+            zone: descriptor.zone.clone(),
+            architecture: descriptor.architecture.clone(),
+            cpu_features: descriptor.cpu_features.iter().cloned().collect(),
+            drivers: drivers.collect(),
+            sandboxes_max: descriptor.sandboxes_max,
+            starts_max: descriptor.starts_max.map(u32::from),
+            headroom: amounts(descriptor.headroom).into(),
             ..Self::default()
         }
     }

@@ -4,6 +4,7 @@
 //! the only crate that contains SQL.
 #![forbid(unsafe_code)]
 
+mod descriptor_row;
 pub mod memory;
 pub mod metrics;
 mod queries;

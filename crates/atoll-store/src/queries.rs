@@ -345,13 +345,14 @@ pub(crate) const IDEMPOTENCY_PRUNE: &str = "DELETE FROM idempotency_keys WHERE c
 
 /// Its first time stays, and so does how it is being emptied.
 pub(crate) const NODE_JOIN: &str = "INSERT INTO nodes \
-     (id, name, address, tags, joined_at, updated_at) VALUES ($1, $2, $3, $4, $5, $5) \
+     (id, name, address, tags, joined_at, updated_at, descriptor) \
+     VALUES ($1, $2, $3, $4, $5, $5, $6) \
      ON CONFLICT (id) DO UPDATE SET name = excluded.name, address = excluded.address, \
-     tags = excluded.tags, updated_at = excluded.updated_at \
-     RETURNING id, name, address, tags, drain, joined_at, updated_at";
+     tags = excluded.tags, updated_at = excluded.updated_at, descriptor = excluded.descriptor \
+     RETURNING id, name, address, tags, drain, joined_at, updated_at, descriptor";
 pub(crate) const NODE_DRAIN: &str = "UPDATE nodes SET drain = $2, updated_at = $3 WHERE id = $1";
-pub(crate) const NODE_LIST: &str =
-    "SELECT id, name, address, tags, drain, joined_at, updated_at FROM nodes ORDER BY id";
+pub(crate) const NODE_LIST: &str = "SELECT id, name, address, tags, drain, joined_at, \
+     updated_at, descriptor FROM nodes ORDER BY id";
 pub(crate) const NODE_REMOVE: &str = "DELETE FROM nodes WHERE id = $1";
 
 pub(crate) const CORRECTION_INSERT: &str = "INSERT INTO corrections \

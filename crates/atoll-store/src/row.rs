@@ -128,7 +128,7 @@ pub(crate) fn fields_from_json(id: &str, text: &str) -> Result<BTreeMap<String, 
     serde_json::from_str(text).map_err(|error| corrupt("events", id, error.to_string()))
 }
 
-fn json<T: Serialize>(value: &T) -> String {
+pub(crate) fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("maps with text keys and plain values always serialise")
 }
 

@@ -12,7 +12,7 @@ use atoll_core::error::ErrorKind;
 use atoll_core::heartbeat::Heartbeat;
 use atoll_core::id::{BuildId, Generation, NodeId, SandboxId, TemplateId};
 use atoll_core::network::NetworkPolicy;
-use atoll_core::node::{CallOutcome, NodeReport, ObservedSandbox};
+use atoll_core::node::{CallOutcome, NodeInfo, NodeReport, ObservedSandbox};
 use atoll_core::route::{Route, RouteUpdate};
 use atoll_core::sandbox::SandboxSpec;
 use atoll_core::template::TemplateSource;
@@ -43,6 +43,10 @@ impl InProcessNode {
 impl NodeClient for InProcessNode {
     fn node(&self) -> &NodeId {
         &self.id
+    }
+
+    fn info(&self) -> NodeInfo {
+        self.agent.info()
     }
 
     async fn ensure(&self, spec: &SandboxSpec) -> CallOutcome<ObservedSandbox> {

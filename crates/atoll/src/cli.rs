@@ -1,6 +1,7 @@
 //! The command line: what there is to type, with its help. No behaviour.
 
 pub(crate) mod events;
+pub(crate) mod machine;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use clap_complete::Shell;
 
 use crate::bench::workload::Mix;
 use crate::cli::events::{EventArgs, EventsArgs, WebhookCommand};
+use crate::cli::machine::MachineArgs;
 
 /// Where Atoll keeps its state unless told otherwise.
 pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/atoll";
@@ -78,7 +80,7 @@ pub(crate) struct DevArgs {
     #[command(flatten)]
     pub(crate) front: FrontArgs,
     #[command(flatten)]
-    pub(crate) sources: SourceArgs,
+    pub(crate) machine: MachineArgs,
 }
 
 #[derive(Debug, Args)]
@@ -117,19 +119,10 @@ pub(crate) struct NodeArgs {
     /// given.
     #[arg(long, env = "ATOLL_NODE_NAME")]
     pub(crate) name: Option<NodeId>,
-    /// A label of the node, for people and programs that look at the fleet; may repeat.
-    #[arg(
-        long = "tag",
-        value_name = "KEY=VALUE",
-        value_parser = parse_tag,
-        env = "ATOLL_NODE_TAGS",
-        value_delimiter = ','
-    )]
-    pub(crate) tags: Vec<(String, String)>,
     #[command(flatten)]
     pub(crate) data: DataDirArgs,
     #[command(flatten)]
-    pub(crate) sources: SourceArgs,
+    pub(crate) machine: MachineArgs,
     #[command(flatten)]
     pub(crate) join: JoinArgs,
     /// Print one JSON line whenever the node joined, and nothing else, on standard output.
@@ -753,13 +746,6 @@ fn parse_mirror(text: &str) -> Result<(String, String), String> {
             Ok((registry.to_owned(), host.to_owned()))
         }
         _ => Err("must be REGISTRY=HOST, such as docker.io=mirror.example:5000".to_owned()),
-    }
-}
-
-fn parse_tag(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("must be KEY=VALUE, such as zone=a".to_owned()),
     }
 }
 

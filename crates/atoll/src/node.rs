@@ -22,6 +22,7 @@ use atoll_node::net;
 use tokio::sync::mpsc;
 
 use crate::cli::SourceArgs;
+use crate::cli::machine::{MachineArgs, SANDBOXES_MAX};
 use crate::guest;
 
 /// What a sandbox of `base` takes: E2B's defaults for cpu and memory. Disks of this size are kept
@@ -37,8 +38,6 @@ pub(crate) const BASE_RESOURCES: Resources = Resources {
 const CPU_RATIO: f64 = 256.0;
 const MEMORY_RATIO: f64 = 16.0;
 const DISK_RATIO: f64 = 32.0;
-/// Sandboxes at a time; each has a network slot and an uid range.
-const SANDBOXES_MAX: usize = 2000;
 /// Prepared network slots, supervisors and disks: a burst of this many creates waits for none.
 const READY: usize = 24;
 /// Time between usage samples of one sandbox, as E2B takes them.
@@ -58,15 +57,19 @@ pub(crate) const NET_FOLDER: &str = "net";
 pub(crate) async fn start(
     id: NodeId,
     data_dir: &Path,
-    sources: &SourceArgs,
+    machine: &MachineArgs,
     events: mpsc::Sender<NodeEvent>,
 ) -> anyhow::Result<Agent> {
+    let info = machine.info()?;
     let data_dir = &data_dir.join(FOLDER);
     fs::create_dir_all(data_dir).with_context(|| format!("make `{}`", data_dir.display()))?;
     let instance = instance(data_dir)?;
     let guest_agent = install(data_dir, "atoll-envd", guest::ENVD)?;
     let supervisor = install(data_dir, "atoll-jail", guest::JAIL)?;
     let resolvers = net::resolver::choose(&[]);
+    let given = &machine.given;
+    let max_sandboxes = given.sandboxes_max.map_or(SANDBOXES_MAX, i64::from);
+    let max_sandboxes = usize::try_from(max_sandboxes)?;
     let net = net::Pool::start(net::Config {
         instance: instance.clone(),
         run_dir: data_dir.join(NET_FOLDER),
@@ -74,7 +77,7 @@ pub(crate) async fn start(
         resolvers: resolvers.clone(),
         denied: Vec::new(),
         ready: READY,
-        max_slots: u32::try_from(SANDBOXES_MAX + READY)?,
+        max_slots: u32::try_from(max_sandboxes + READY)?,
     });
     let net = net.await.context("prepare the network")?;
     let templates = TemplateStore::open(image::Config {
@@ -83,7 +86,7 @@ pub(crate) async fn start(
     });
     let templates = templates
         .context("open the templates")?
-        .with_import(import_config(sources));
+        .with_import(import_config(&machine.sources));
     let driver = jail::Config {
         instance,
         data_dir: data_dir.to_owned(),
@@ -96,12 +99,18 @@ pub(crate) async fn start(
     };
     let driver = JailDriver::open(driver, net, templates.clone()).await;
     let driver = Arc::new(driver.context("open the jail driver")?);
-    let total = agent::machine_resources(data_dir, CPU_RATIO, MEMORY_RATIO, DISK_RATIO)?;
+    let total = agent::machine_resources(
+        data_dir,
+        given.overcommit_cpu.unwrap_or(CPU_RATIO),
+        given.overcommit_memory.unwrap_or(MEMORY_RATIO),
+        given.overcommit_disk.unwrap_or(DISK_RATIO),
+    )?;
     let config = agent::Config {
         node: id,
         data_dir: data_dir.to_owned(),
+        info,
         total,
-        max_sandboxes: SANDBOXES_MAX,
+        max_sandboxes,
         usage_interval: USAGE_INTERVAL,
     };
     let clock = Arc::new(SystemClock);

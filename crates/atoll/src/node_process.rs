@@ -48,7 +48,7 @@ pub(crate) async fn run(arguments: NodeArgs) -> anyhow::Result<()> {
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
     std::fs::create_dir_all(&arguments.data.data_dir)?;
     let data_dir = arguments.data.data_dir.canonicalize()?;
-    let agent = node::start(id.clone(), &data_dir, &arguments.sources, events)
+    let agent = node::start(id.clone(), &data_dir, &arguments.machine, events)
         .await
         .context("start the node")?;
     // The folder is this process's from here on.
@@ -68,7 +68,7 @@ pub(crate) async fn run(arguments: NodeArgs) -> anyhow::Result<()> {
         node: id.clone(),
         server: arguments.server,
         address: address.clone(),
-        tags: arguments.tags.into_iter().collect(),
+        info: agent.info(),
         incarnation: incarnation(),
         token,
     };

@@ -22,7 +22,12 @@ pub(crate) const LOG_FILTER: &str = "info,sqlx=warn,hyper=warn";
 /// # Errors
 /// What keeps it from starting, in one line that says how to mend it.
 pub(crate) async fn dev(arguments: DevArgs) -> anyhow::Result<()> {
-    serve(arguments.front, Nodes::Own(arguments.sources), welcome).await
+    serve(
+        arguments.front,
+        Nodes::Own(Box::new(arguments.machine)),
+        welcome,
+    )
+    .await
 }
 
 /// Serves the nodes that join until SIGINT or SIGTERM, then stops; sandboxes go on.

@@ -38,8 +38,8 @@ use crate::adapters::{
     name_client,
 };
 use crate::bench::instant;
-use crate::cli::SourceArgs;
 use crate::cli::events::EventArgs;
+use crate::cli::machine::MachineArgs;
 use crate::commands::doctor;
 use crate::components::Components;
 use crate::connection::Connection;
@@ -61,7 +61,7 @@ const ADMIN_TOKEN_FILE: &str = "admin-token";
 #[derive(Debug)]
 pub(crate) enum Nodes {
     /// One in this process; its sandboxes end with it.
-    Own(SourceArgs),
+    Own(Box<MachineArgs>),
     /// Those that join with this token; without one, whoever reaches the port.
     Joining(Option<JoinToken>),
     /// One in this process that takes no time and runs nothing, for measurements.
@@ -138,7 +138,7 @@ impl Stack {
         control.health_watch(Arc::new(DataDisk::new(data_dir.clone())));
         let key = secrets::team_key(&control, &data_dir, options.api_key).await?;
         let reach = match options.nodes {
-            Nodes::Own(sources) => own_node(&data_dir, &sources, &control, &components).await?,
+            Nodes::Own(machine) => own_node(&data_dir, &machine, &control, &components).await?,
             Nodes::Joining(token) => joining_nodes(token, &control, &components),
             Nodes::Instant => instant_node(&control, &components).await?,
         };
@@ -250,13 +250,13 @@ fn observed(api: Api) -> anyhow::Result<axum::Router> {
 /// Starts a node in this process and makes it known to the control plane.
 async fn own_node(
     data_dir: &Path,
-    sources: &SourceArgs,
+    machine: &MachineArgs,
     control: &ControlPlane,
     components: &Components,
 ) -> anyhow::Result<Reach> {
     let (events, node_events) = mpsc::channel(NODE_EVENTS_MAX);
     let id: NodeId = NODE_NAME.parse()?;
-    let agent = node::start(id.clone(), data_dir, sources, events)
+    let agent = node::start(id.clone(), data_dir, machine, events)
         .await
         .context("start the node")?;
     let (running, stop) = (agent.clone(), components.cancel());

@@ -14,8 +14,9 @@ use atoll_core::sandbox::{OnTimeout as Rule, Sandbox as Row, State};
 use atoll_core::time::Timestamp;
 use atoll_proto::orchestrator::{
     Allocation, Capacity, ComponentHealth, DrainMode, Event, GetHealthResponse,
-    GetResourceUsageResponse, HealthStatus, Network, Node, NodeState, ObservedState, OnTimeout,
-    Resources, Sandbox, SandboxAccess, SandboxReport, SandboxState, SchedulingDecision,
+    GetResourceUsageResponse, HealthStatus, Network, Node, NodeDescriptor, NodeState,
+    ObservedState, OnTimeout, Resources, Sandbox, SandboxAccess, SandboxReport, SandboxState,
+    SchedulingDecision,
 };
 use buffa_types::google::protobuf;
 
@@ -223,6 +224,7 @@ pub(super) fn node(view: NodeView) -> Node {
         capacity: capacity(&resources(view.allocatable), &resources(view.allocated)).into(),
         sandboxes: view.sandboxes,
         tags: view.info.tags.into_iter().collect(),
+        descriptor: NodeDescriptor::from(&view.info.descriptor).into(),
         last_heartbeat_at: last.as_ref().map(|last| time(last.received_at)).into(),
         driver,
         driver_problem,

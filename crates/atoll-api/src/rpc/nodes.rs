@@ -2,15 +2,17 @@
 
 use atoll_control::UsageOf;
 use atoll_control::fleet::{Fleet, JoinError};
+use atoll_core::descriptor::Descriptor;
 use atoll_core::error::ErrorKind;
 use atoll_core::heartbeat::{
     HEARTBEAT_INTERVAL, Heartbeat, LOST_AFTER, SUSPECT_AFTER, StateDigest,
 };
 use atoll_core::node::{DrainMode as Drain, NodeInfo};
+use atoll_core::scheduler::constraint::{Taint, Version};
 use atoll_proto::orchestrator::{
     DrainMode, DrainNodeRequest, DrainNodeResponse, GetNodeStatusRequest, GetNodeStatusResponse,
     GetResourceUsageRequest, GetResourceUsageResponse, HeartbeatRequest, HeartbeatResponse,
-    ListNodesResponse, RegisterNodeRequest, RegisterNodeResponse,
+    ListNodesResponse, NodeDescriptor, NodeTaint, RegisterNodeRequest, RegisterNodeResponse,
 };
 use atoll_proto::orchestrator_oneof::get_resource_usage_request::Scope;
 
@@ -72,12 +74,14 @@ pub(super) async fn register(
     problems.take(text("address", &request.address));
     problems.take(text("name", &request.name));
     problems.take(tags(&request));
+    let descriptor = problems.take(descriptor(request.descriptor.into_option()));
     problems.finish()?;
     let id = id.ok_or_else(|| ApiError::validation("missing node id"))?;
     let info = NodeInfo {
         name: request.name,
         address: Some(request.address),
         tags: field::ordered(request.tags),
+        descriptor,
     };
     let joining = membership(api)?.join(id.clone(), info, &request.incarnation);
     joining.await.map_err(|error| not_joined(&error))?;
@@ -105,6 +109,44 @@ fn tags(request: &RegisterNodeRequest) -> Result<(), ApiError> {
     }
     let mut texts = request.tags.iter().flat_map(|(key, value)| [key, value]);
     texts.try_for_each(|part| text("tags", part))
+}
+
+/// What a node says of itself, within its limits.
+fn descriptor(message: Option<NodeDescriptor>) -> Result<Descriptor, ApiError> {
+    let message = message.unwrap_or_default();
+    let refuse = |field: &str, problem: &dyn std::fmt::Display| {
+        let field = format!("descriptor.{field}");
+        ApiError::validation(format!("`{field}` {problem}")).at(field)
+    };
+    let drivers = message.drivers.into_iter().map(|(name, version)| {
+        let version = version.parse::<Version>();
+        let version = version.map_err(|error| refuse("drivers", &format!("of `{name}`: {error}")));
+        Ok((name, version?))
+    });
+    let starts_max = message.starts_max.map(u16::try_from).transpose();
+    let headroom = message.headroom.as_option();
+    let headroom = headroom.map(|amount| field::resources("descriptor.headroom", Some(amount)));
+    let descriptor = Descriptor {
+        labels: field::ordered(message.labels),
+        taints: message.taints.into_iter().map(taint).collect(),
+        zone: message.zone,
+        architecture: message.architecture,
+        cpu_features: message.cpu_features.into_iter().collect(),
+        drivers: drivers.collect::<Result<_, ApiError>>()?,
+        sandboxes_max: message.sandboxes_max,
+        starts_max: starts_max.map_err(|_| refuse("starts_max", &"is out of range"))?,
+        headroom: headroom.transpose()?.unwrap_or_default(),
+    };
+    let checked = descriptor.check();
+    checked.map_err(|invalid| refuse(invalid.field, &invalid.problem))?;
+    Ok(descriptor)
+}
+
+fn taint(taint: NodeTaint) -> Taint {
+    Taint {
+        key: taint.key,
+        value: taint.value,
+    }
 }
 
 fn not_joined(error: &JoinError) -> ApiError {

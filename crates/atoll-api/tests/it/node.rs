@@ -5,7 +5,9 @@ use atoll_control::node_client::NodeClient;
 use atoll_core::heartbeat::{Gauge, Heartbeat, MachineUsage, StateDigest};
 use atoll_core::id::{BuildId, Generation, NodeId, SandboxId, TemplateId};
 use atoll_core::network::NetworkPolicy;
-use atoll_core::node::{CallOutcome, NodeReport, ObservedSandbox, ObservedState, Refusal};
+use atoll_core::node::{
+    CallOutcome, NodeInfo, NodeReport, ObservedSandbox, ObservedState, Refusal,
+};
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::SandboxSpec;
 use atoll_core::template::TemplateSource;
@@ -24,6 +26,7 @@ const TOTAL: Resources = Resources {
 #[derive(Debug)]
 pub(crate) struct FakeNode {
     id: NodeId,
+    info: NodeInfo,
     running: Mutex<BTreeMap<SandboxId, ObservedSandbox>>,
     specs: Mutex<BTreeMap<SandboxId, SandboxSpec>>,
     networks: Mutex<BTreeMap<SandboxId, NetworkPolicy>>,
@@ -31,8 +34,14 @@ pub(crate) struct FakeNode {
 
 impl FakeNode {
     pub(crate) fn new() -> Self {
+        Self::described("node-1", NodeInfo::default())
+    }
+
+    /// A node that says this of itself.
+    pub(crate) fn described(id: &str, info: NodeInfo) -> Self {
         Self {
-            id: "node-1".parse().unwrap(),
+            id: id.parse().unwrap(),
+            info,
             running: Mutex::default(),
             specs: Mutex::default(),
             networks: Mutex::default(),
@@ -111,6 +120,10 @@ impl FakeNode {
 impl NodeClient for FakeNode {
     fn node(&self) -> &NodeId {
         &self.id
+    }
+
+    fn info(&self) -> NodeInfo {
+        self.info.clone()
     }
 
     async fn ensure(&self, spec: &SandboxSpec) -> CallOutcome<ObservedSandbox> {

@@ -1,6 +1,12 @@
 //! Nodes, usage, corrections and health, as operators see them.
 
+use std::collections::BTreeMap;
+
+use atoll_core::descriptor::{Descriptor, WrittenTaint};
+use atoll_core::node::NodeInfo;
+use atoll_core::scheduler::constraint::Version;
 use atoll_store::store::Store as _;
+use atoll_store::store::node::NodeStore as _;
 use http::{Method, StatusCode};
 use serde_json::json;
 
@@ -230,4 +236,42 @@ async fn corrections_are_listed_newest_first() {
         .ask_admin(Method::GET, "/admin/v1/corrections?limit=0", "")
         .await;
     assert_eq!(wrong.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn what_a_node_says_of_itself_is_shown_and_kept() {
+    let world = World::new().await;
+    let pairs = |key: &str, value: &str| BTreeMap::from([(key.to_owned(), value.to_owned())]);
+    let info = NodeInfo {
+        name: "Rack 4".to_owned(),
+        tags: pairs("fast", ""),
+        descriptor: Descriptor {
+            labels: pairs("disk", "nvme"),
+            taints: vec!["gpu=a100:no_schedule".parse::<WrittenTaint>().unwrap().0],
+            zone: "eu-1a".to_owned(),
+            architecture: "riscv64".to_owned(),
+            cpu_features: ["v".to_owned()].into(),
+            drivers: BTreeMap::from([("jail".to_owned(), Version(1, 2, 3))]),
+            sandboxes_max: Some(7),
+            ..Descriptor::default()
+        },
+        ..NodeInfo::default()
+    };
+    world.add_node("n2", info.clone()).await;
+    let shown = world.ask_admin(Method::GET, "/admin/v1/nodes/n2", "").await;
+    for (name, value) in [
+        ("name", json!("Rack 4")),
+        ("tags", json!({"fast": ""})),
+        ("labels", json!({"disk": "nvme"})),
+        ("taints", json!(["gpu=a100:no_schedule"])),
+        ("zone", json!("eu-1a")),
+        ("architecture", json!("riscv64")),
+        ("cpuFeatures", json!(["v"])),
+        ("drivers", json!({"jail": "1.2.3"})),
+        ("sandboxesMax", json!(7)),
+    ] {
+        assert_eq!(shown.json[name], value, "{name}");
+    }
+    let kept = world.store.node_list().await.unwrap();
+    assert_eq!(kept[1].info, info);
 }

@@ -521,6 +521,20 @@ async fn nodes_join_and_beat_with_the_fleets_token() {
     let reply = connect_as(&world, &shown, "RegisterNode", node("nowhere")).await;
     let details: BadRequest = reply.detail("google.rpc.BadRequest");
     assert_eq!(details.field_violations[0].field, "address");
+    for (descriptor, field) in [
+        (json!({"labels": {"a b": "c"}}), "descriptor.labels"),
+        (json!({"taints": [{"key": ""}]}), "descriptor.taints"),
+        (json!({"zone": "e u"}), "descriptor.zone"),
+        (json!({"drivers": {"jail": "new"}}), "descriptor.drivers"),
+        (json!({"startsMax": 70_000}), "descriptor.starts_max"),
+        (json!({"sandboxesMax": 0}), "descriptor.sandboxes_max"),
+    ] {
+        let mut wrong = node("http://127.0.0.1:1");
+        wrong["descriptor"] = descriptor;
+        let reply = connect_as(&world, &shown, "RegisterNode", wrong).await;
+        let details: BadRequest = reply.detail("google.rpc.BadRequest");
+        assert_eq!(details.field_violations[0].field, field);
+    }
     // Nobody listens there.
     let reply = connect_as(&world, &shown, "RegisterNode", node("http://127.0.0.1:1")).await;
     assert_eq!(reply.code(), "failed_precondition");

@@ -13,7 +13,7 @@ use atoll_control::route_publisher::RoutePublisher;
 use atoll_control::view::{Scope, Tenant};
 use atoll_control::{ControlPlane, Parts};
 use atoll_core::id::{NodeId, TeamId};
-use atoll_core::node::NodeEvent;
+use atoll_core::node::{NodeEvent, NodeInfo};
 use atoll_core::resources::Resources;
 use atoll_core::route::RouteUpdate;
 use atoll_core::template::TemplateSource;
@@ -231,6 +231,16 @@ impl World {
             headers: parts.headers,
             json,
         }
+    }
+
+    /// Has another node join, which says this of itself.
+    pub(crate) async fn add_node(&self, id: &str, info: NodeInfo) -> Arc<FakeNode> {
+        let node = Arc::new(FakeNode::described(id, info));
+        // It never tells anything of its own accord.
+        let (_, silent) = mpsc::channel(1);
+        let client: Arc<FakeNode> = Arc::clone(&node);
+        self.control.node_join(client, silent).await.unwrap();
+        node
     }
 
     /// Waits until the condition holds; fails with `what` if it does not in time.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_core::descriptor::scheduled;
 use atoll_core::heartbeat::{Heartbeat, StateDigest, health_after};
 use atoll_core::id::{Generation, NodeId, SandboxId};
 use atoll_core::node::{DrainMode, NodeInfo, NodeState, ObservedState};
@@ -168,13 +169,7 @@ impl NodeEntry {
 
     /// What the scheduler knows of it.
     pub(super) fn described(&self, id: &NodeId, overcommit: Overcommit) -> Node {
-        Node {
-            overcommit: overcommit.into(),
-            labels: self.info.tags.clone(),
-            // No more than its operator says, and nobody says.
-            starts_max: u16::MAX,
-            ..Node::new(id.clone(), self.total.into())
-        }
+        scheduled(id.clone(), self.total.into(), overcommit.into(), &self.info)
     }
 
     #[cfg(test)]

@@ -251,6 +251,33 @@ impl Toleration {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Version(pub u32, pub u32, pub u32);
 
+impl std::str::FromStr for Version {
+    type Err = InvalidVersion;
+
+    /// One to three numbers with dots between them; what is left out is 0.
+    fn from_str(text: &str) -> Result<Self, InvalidVersion> {
+        let mut numbers = [0; 3];
+        let mut places = numbers.iter_mut();
+        for part in text.split('.') {
+            let is_number = part.bytes().all(|byte| byte.is_ascii_digit());
+            let place = places.next().filter(|_| is_number).ok_or(InvalidVersion)?;
+            *place = part.parse().map_err(|_| InvalidVersion)?;
+        }
+        Ok(Self(numbers[0], numbers[1], numbers[2]))
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+/// A text is no version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a version is one to three numbers with dots between them")]
+pub struct InvalidVersion;
+
 /// A driver that has to be there.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DriverNeed {

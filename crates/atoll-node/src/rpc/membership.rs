@@ -1,12 +1,12 @@
 //! A node's membership: it joins the server, says that it lives, and joins again whenever the
 //! server does not know it. Its sandboxes go on whatever becomes of the server.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use atoll_core::heartbeat::Heartbeat;
 use atoll_core::id::NodeId;
+use atoll_core::node::NodeInfo;
 use atoll_proto::join_token::JoinToken;
 use atoll_proto::orchestrator::{HeartbeatRequest, OrchestratorServiceClient, RegisterNodeRequest};
 use connectrpc::client::{CallOptions, ClientConfig, HttpClient};
@@ -36,8 +36,8 @@ pub struct Config {
     pub server: http::Uri,
     /// Where the server and the edges reach this node, `http://host:port`.
     pub address: http::Uri,
-    /// Its operator's labels.
-    pub tags: BTreeMap<String, String>,
+    /// What it says of itself; its address is the one above.
+    pub info: NodeInfo,
     /// Differs at every start of this process.
     pub incarnation: String,
     /// What is shown to the server.
@@ -82,8 +82,7 @@ impl Member {
                 node_id: self.config.node.to_string(),
                 address: self.config.address.to_string(),
                 incarnation: self.config.incarnation.clone(),
-                tags: self.config.tags.clone().into_iter().collect(),
-                ..RegisterNodeRequest::default()
+                ..RegisterNodeRequest::from(&self.config.info)
             };
             let options = CallOptions::default().with_timeout(JOIN_TIMEOUT);
             let call = self.client.register_node_with_options(request, options);

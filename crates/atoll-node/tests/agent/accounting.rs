@@ -7,7 +7,7 @@ use std::time::Duration;
 use atoll_core::id::{Generation, SandboxId};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::node::{
-    CallOutcome, NodeEvent, NodeReport, ObservedSandbox, ObservedState, Refusal,
+    CallOutcome, NodeEvent, NodeInfo, NodeReport, ObservedSandbox, ObservedState, Refusal,
 };
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::SandboxSpec;
@@ -93,6 +93,7 @@ impl Node {
     async fn start(directory: &std::path::Path, machine: &Arc<Machine>) -> Self {
         let config = Config {
             node: "n".parse().unwrap(),
+            info: NodeInfo::default(),
             data_dir: directory.to_owned(),
             total: TOTAL,
             max_sandboxes: 4,

@@ -147,6 +147,7 @@ impl World {
     ) -> Node<'_> {
         let base = self.directory.path();
         let mut config = agent::Config {
+            info: atoll_core::node::NodeInfo::default(),
             node: "test".parse().unwrap(),
             data_dir: base.join("node"),
             total: Resources {

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use atoll_core::correction::{Correction, CorrectionKind};
+use atoll_core::descriptor::Descriptor;
 use atoll_core::node::{DrainMode, NodeInfo};
+use atoll_core::resources::Resources;
+use atoll_core::scheduler::constraint::{Taint, Version};
 
 use super::at;
 use crate::store::Store;
@@ -15,6 +18,7 @@ pub(super) async fn a_node_keeps_what_was_decided_about_it(store: &dyn Store) {
         name: "rack 4".to_owned(),
         address: Some("10.0.0.4:7000".to_owned()),
         tags: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
+        descriptor: descriptor(),
     };
     assert!(!store.node_drain(&id, None, at(1)).await.unwrap());
     let row = store.node_join(&id, &info, at(1)).await.unwrap();
@@ -32,6 +36,28 @@ pub(super) async fn a_node_keeps_what_was_decided_about_it(store: &dyn Store) {
     assert!(store.node_remove(&id).await.unwrap());
     assert!(!store.node_remove(&id).await.unwrap());
     assert!(store.node_list().await.unwrap().is_empty());
+}
+
+fn descriptor() -> Descriptor {
+    let taint = |key: &str, value: &str| Taint {
+        key: key.to_owned(),
+        value: value.to_owned(),
+    };
+    Descriptor {
+        labels: BTreeMap::from([("disk".to_owned(), "nvme".to_owned())]),
+        taints: vec![taint("gpu", "a100"), taint("old", "")],
+        zone: "eu-1a".to_owned(),
+        architecture: "x86_64".to_owned(),
+        cpu_features: ["avx2", "sse2"].map(str::to_owned).into(),
+        drivers: BTreeMap::from([("jail".to_owned(), Version(1, 2, 3))]),
+        sandboxes_max: Some(7),
+        starts_max: Some(3),
+        headroom: Resources {
+            cpu_millis: 1,
+            memory_mib: 2,
+            disk_mib: 3,
+        },
+    }
 }
 
 pub(super) async fn corrections_are_kept_in_a_bounded_number(store: &dyn Store) {

@@ -11,6 +11,7 @@ use super::SqliteStore;
 use super::apply::{Reply, Write, execute, fetch};
 use super::decode::{column, time};
 use super::read;
+use crate::descriptor_row::{descriptor_from_json, descriptor_to_json};
 use crate::queries;
 use crate::row::{
     corrupt, drain_from_name, drain_name, fields_from_json, fields_to_json, parse, to_i64,
@@ -26,7 +27,7 @@ const CORRECTIONS: &str = "corrections";
 pub(super) enum NodeWrite {
     Join {
         id: NodeId,
-        info: NodeInfo,
+        info: Box<NodeInfo>,
         at: Timestamp,
     },
     Drain {
@@ -47,7 +48,8 @@ pub(super) async fn apply(tx: &mut SqliteConnection, write: &NodeWrite) -> Resul
                 .bind(&info.name)
                 .bind(info.address.as_deref())
                 .bind(fields_to_json(&info.tags))
-                .bind(at.as_micros());
+                .bind(at.as_micros())
+                .bind(descriptor_to_json(&info.descriptor));
             let row = fetch(tx, "join a node", statement).await?;
             let row = row.map(|row| node(&row)).transpose()?;
             Ok(Reply::Node(row.map(Box::new)))
@@ -94,12 +96,14 @@ fn node(row: &SqliteRow) -> Result<NodeRow> {
         drain_from_name(name).ok_or_else(|| corrupt(NODES, id, format!("drain `{name}`")))
     });
     let tags: &str = column(row, 3)?;
+    let descriptor: &str = column(row, 7)?;
     Ok(NodeRow {
         id: parse(NODES, id, id)?,
         info: NodeInfo {
             name: column(row, 1)?,
             address: column(row, 2)?,
             tags: fields_from_json(id, tags)?,
+            descriptor: descriptor_from_json(id, descriptor)?,
         },
         drain: drain.transpose()?,
         joined_at: time(row, 5)?,
@@ -128,7 +132,7 @@ impl NodeStore for SqliteStore {
     async fn node_join(&self, id: &NodeId, info: &NodeInfo, at: Timestamp) -> Result<NodeRow> {
         let write = NodeWrite::Join {
             id: id.clone(),
-            info: info.clone(),
+            info: Box::new(info.clone()),
             at,
         };
         let row = self.write(Write::Node(write)).await?.into_node();

@@ -86,6 +86,7 @@ fn node(explained: &Value) -> String {
         amounts(&node["total"]),
         amounts(&node["allocated"]),
     );
+    text.push_str(&described(node));
     for placed in list(&explained["sandboxes"]) {
         let _ = writeln!(
             text,
@@ -102,6 +103,38 @@ fn node(explained: &Value) -> String {
     }
     section(&mut text, "history", &explained["history"]);
     text.trim_end().to_owned()
+}
+
+/// What policies can ask of a node; what it has not said is left out.
+fn described(node: &Value) -> String {
+    let parts = [
+        ("zone", word(&node["zone"])),
+        ("labels", pairs(&node["labels"])),
+        ("tags", pairs(&node["tags"])),
+        ("taints", words(&node["taints"])),
+        ("processor", word(&node["architecture"])),
+        ("drivers", pairs(&node["drivers"])),
+    ];
+    let mut text = String::new();
+    for (name, value) in parts {
+        if !value.is_empty() {
+            let _ = writeln!(text, "{name:<10} {value}");
+        }
+    }
+    text
+}
+
+fn pairs(map: &Value) -> String {
+    let pairs = map.as_object().into_iter().flatten();
+    let pairs = pairs.map(|(key, value)| match word(value).as_str() {
+        "" => key.clone(),
+        value => format!("{key}={value}"),
+    });
+    pairs.collect::<Vec<_>>().join(", ")
+}
+
+fn words(values: &Value) -> String {
+    list(values).iter().map(word).collect::<Vec<_>>().join(", ")
 }
 
 fn section(text: &mut String, title: &str, events: &Value) {

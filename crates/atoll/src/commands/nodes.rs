@@ -1,5 +1,6 @@
 //! `atoll nodes …`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use http::Method;
@@ -13,7 +14,7 @@ use crate::commands::sandbox::client;
 use crate::output;
 
 /// The columns of `nodes list`.
-const HEADINGS: [&str; 7] = [
+const HEADINGS: [&str; 9] = [
     "ID",
     "STATE",
     "SANDBOXES",
@@ -21,6 +22,8 @@ const HEADINGS: [&str; 7] = [
     "MEMORY",
     "DISK",
     "HEARTBEAT",
+    "ZONE",
+    "LABELS",
 ];
 
 /// How often a draining node is looked at.
@@ -35,6 +38,10 @@ struct Node {
     allocatable: Amounts,
     allocated: Amounts,
     last_heartbeat: Option<Heartbeat>,
+    #[serde(default)]
+    zone: String,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -112,10 +119,17 @@ async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
                 || "-".to_owned(),
                 |beat| format!("{:.0} s ago", beat.age_seconds),
             ),
+            node.zone,
+            pairs(&node.labels),
         ])
     });
     let rows = rows.collect::<anyhow::Result<Vec<_>>>()?;
     output::line(&output::table(&HEADINGS, &rows))
+}
+
+fn pairs(labels: &BTreeMap<String, String>) -> String {
+    let pairs = labels.iter().map(|(key, value)| format!("{key}={value}"));
+    pairs.collect::<Vec<_>>().join(",")
 }
 
 /// How much of what may be given away is.

@@ -6,7 +6,8 @@ use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::events::EventArgs;
-use crate::cli::{ProcessArgs, RunArgs, SourceArgs};
+use crate::cli::machine::MachineArgs;
+use crate::cli::{ProcessArgs, RunArgs};
 use crate::client::{Client, Created};
 use crate::connection::Connection;
 use crate::process;
@@ -49,7 +50,7 @@ pub(crate) async fn run(arguments: RunArgs) -> anyhow::Result<Exit> {
         api_key: arguments.server.api_key.clone(),
         domain: None,
         events: EventArgs::default(),
-        nodes: Nodes::Own(SourceArgs::default()),
+        nodes: Nodes::Own(Box::<MachineArgs>::default()),
     });
     let stack = stack
         .await

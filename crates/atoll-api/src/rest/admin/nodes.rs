@@ -1,11 +1,12 @@
 //! Nodes, what they have, and what was repaired, for the operator.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use atoll_control::UsageOf;
 use atoll_control::view::{AllocationView, Amounts, HeartbeatView, NodeView, ResourceUsage};
 use atoll_core::correction::Correction;
+use atoll_core::descriptor::{Descriptor, WrittenTaint};
 use atoll_core::error::ErrorKind;
 use atoll_core::heartbeat::{Gauge, MachineUsage};
 use atoll_core::id::NodeId;
@@ -121,6 +122,45 @@ impl From<HeartbeatView> for HeartbeatDto {
     }
 }
 
+/// What policies can ask for.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DescriptorDto {
+    labels: BTreeMap<String, String>,
+    taints: Vec<String>,
+    zone: String,
+    architecture: String,
+    cpu_features: BTreeSet<String>,
+    drivers: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sandboxes_max: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    starts_max: Option<u16>,
+    headroom: ResourcesDto,
+}
+
+impl From<Descriptor> for DescriptorDto {
+    fn from(descriptor: Descriptor) -> Self {
+        let taints = descriptor.taints.into_iter();
+        let drivers = descriptor.drivers.into_iter();
+        Self {
+            labels: descriptor.labels,
+            taints: taints
+                .map(|taint| WrittenTaint(taint).to_string())
+                .collect(),
+            zone: descriptor.zone,
+            architecture: descriptor.architecture,
+            cpu_features: descriptor.cpu_features,
+            drivers: drivers
+                .map(|(name, version)| (name, version.to_string()))
+                .collect(),
+            sandboxes_max: descriptor.sandboxes_max,
+            starts_max: descriptor.starts_max,
+            headroom: descriptor.headroom.into(),
+        }
+    }
+}
+
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::rest) struct NodeDto {
@@ -129,6 +169,8 @@ pub(in crate::rest) struct NodeDto {
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<String>,
     tags: BTreeMap<String, String>,
+    #[serde(flatten)]
+    descriptor: DescriptorDto,
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     drain: Option<&'static str>,
@@ -161,6 +203,7 @@ impl From<NodeView> for NodeDto {
             id: node.id.to_string(),
             address: node.info.address,
             tags: node.info.tags,
+            descriptor: node.info.descriptor.into(),
             state: node.state.as_str(),
             drain: node.drain.map(|mode| match mode {
                 DrainMode::Wait => "wait",
