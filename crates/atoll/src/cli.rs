@@ -1,5 +1,6 @@
 //! The command line: what there is to type, with its help. No behaviour.
 
+pub(crate) mod config;
 pub(crate) mod events;
 pub(crate) mod machine;
 
@@ -7,10 +8,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use atoll_core::id::NodeId;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::bench::workload::Mix;
+use crate::cli::config::{ConfigCommand, FileArgs, JoinArgs, KeyArgs, LogArgs};
 use crate::cli::events::{EventArgs, EventsArgs, WebhookCommand};
 use crate::cli::machine::MachineArgs;
 
@@ -65,6 +67,9 @@ pub(crate) enum Command {
     Webhook(WebhookCommand),
     /// Say what this machine offers each driver, and how to mend what is missing.
     Doctor(DoctorArgs),
+    /// Look for mistakes in the settings, and show what holds and where it is from.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Measure.
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -78,6 +83,8 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct DevArgs {
     #[command(flatten)]
+    pub(crate) file: FileArgs,
+    #[command(flatten)]
     pub(crate) front: FrontArgs,
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
@@ -86,22 +93,17 @@ pub(crate) struct DevArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ServerProcessArgs {
     #[command(flatten)]
+    pub(crate) file: FileArgs,
+    #[command(flatten)]
     pub(crate) front: FrontArgs,
     #[command(flatten)]
     pub(crate) join: JoinArgs,
 }
 
-/// What the parts of a fleet show each other.
-#[derive(Debug, Args)]
-pub(crate) struct JoinArgs {
-    /// File with the join token, the secret that server and nodes share; the variable
-    /// `ATOLL_JOIN_TOKEN` may hold it instead.
-    #[arg(long, env = "ATOLL_JOIN_TOKEN_FILE")]
-    pub(crate) join_token_file: Option<PathBuf>,
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct NodeArgs {
+    #[command(flatten)]
+    pub(crate) file: FileArgs,
     /// URL of the server to join, `http://HOST:PORT`.
     #[arg(long, env = "ATOLL_SERVER")]
     pub(crate) server: http::Uri,
@@ -128,9 +130,8 @@ pub(crate) struct NodeArgs {
     /// Print one JSON line whenever the node joined, and nothing else, on standard output.
     #[arg(long)]
     pub(crate) json: bool,
-    /// How to write logs (standard error).
-    #[arg(long, value_enum, default_value = "text", env = "ATOLL_LOG_FORMAT")]
-    pub(crate) log_format: LogFormat,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 }
 
 /// What a node tells its relay. The listening socket is its standard input, the join token in the
@@ -146,9 +147,8 @@ pub(crate) struct RelayArgs {
     /// Address for clients.
     #[arg(long)]
     pub(crate) traffic_listen: Option<SocketAddr>,
-    /// How to write logs (standard error).
-    #[arg(long, value_enum, default_value = "text")]
-    pub(crate) log_format: LogFormat,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 }
 
 /// What servers have in common.
@@ -159,9 +159,8 @@ pub(crate) struct FrontArgs {
     pub(crate) listen: SocketAddr,
     #[command(flatten)]
     pub(crate) data: DataDirArgs,
-    /// The API key to accept, `e2b_` and 40 hex digits; made at the first start otherwise.
-    #[arg(long, env = "ATOLL_API_KEY", hide_env_values = true)]
-    pub(crate) api_key: Option<String>,
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
     /// Domain of sandbox host names, `<port>-<id>.<domain>`.
     #[arg(long, env = "ATOLL_DOMAIN")]
     pub(crate) domain: Option<String>,
@@ -170,9 +169,8 @@ pub(crate) struct FrontArgs {
     /// Print one JSON line when ready, and nothing else, on standard output.
     #[arg(long)]
     pub(crate) json: bool,
-    /// How to write logs (standard error).
-    #[arg(long, value_enum, default_value = "text", env = "ATOLL_LOG_FORMAT")]
-    pub(crate) log_format: LogFormat,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 }
 
 /// Where a node gets what templates are made from.
@@ -198,14 +196,6 @@ pub(crate) struct SourceArgs {
     /// Mirror that Debian suites are made from; this machine's own unless given.
     #[arg(long, value_name = "URL", env = "ATOLL_DEBIAN_MIRROR")]
     pub(crate) debian_mirror: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogFormat {
-    /// Lines for people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 #[derive(Debug, Clone, Args)]

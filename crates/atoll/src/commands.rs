@@ -1,6 +1,7 @@
 //! What each subcommand does, one module a group.
 
 pub(crate) mod audit;
+pub(crate) mod config;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod explain;

@@ -7,6 +7,7 @@ mod cli;
 mod client;
 mod commands;
 mod components;
+mod config;
 mod connection;
 mod crash;
 mod guest;
@@ -26,19 +27,20 @@ mod traces;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 
-use crate::cli::{BenchCommand, Cli, Command, LogFormat};
+use crate::cli::{BenchCommand, Cli, Command};
 use crate::commands::run::Exit;
 
 /// Version and commit, as `--version` shows them.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ATOLL_COMMIT"), ")");
 
-/// What commands that talk to a server log, unless `ATOLL_LOG` says otherwise.
-const QUIET: &str = "warn";
-
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let line: Vec<_> = std::env::args_os().collect();
+    let cli = match config::parse(&line) {
+        Ok(cli) => cli,
+        Err(failure) => return commands::config::told(failure).into(),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -64,7 +66,7 @@ async fn dispatch(command: Command) -> anyhow::Result<Exit> {
         command,
         Command::Dev(_) | Command::Server(_) | Command::Node(_) | Command::Relay(_)
     );
-    let _telemetry = (!is_server).then(|| telemetry::start(LogFormat::Text, QUIET));
+    let _telemetry = (!is_server).then(telemetry::start_command);
     match command {
         Command::Dev(arguments) => serve::dev(arguments).await?,
         Command::Server(arguments) => serve::server(arguments).await?,
@@ -80,6 +82,7 @@ async fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Explain(command) => commands::explain::run(command).await?,
         Command::Events(arguments) => commands::events::run(arguments).await?,
         Command::Webhook(command) => commands::webhook::run(command).await?,
+        Command::Config(command) => return commands::config::run(command),
         Command::Doctor(arguments) => commands::doctor::run(&arguments)?,
         Command::Bench(BenchCommand::Create(arguments)) => bench::create::run(&arguments).await?,
         Command::Bench(BenchCommand::Control(arguments)) => bench::control::run(&arguments).await?,

@@ -12,7 +12,6 @@ use tokio::sync::mpsc;
 use crate::cli::NodeArgs;
 use crate::components::Components;
 use crate::relay::keeper::{self, Keeper};
-use crate::serve::LOG_FILTER;
 use crate::stack::demand_driver;
 use crate::{crash, listening, node, output, secrets, telemetry, traces};
 
@@ -34,12 +33,12 @@ struct Joined {
 /// # Errors
 /// What keeps it from starting, in one line that says how to mend it.
 pub(crate) async fn run(arguments: NodeArgs) -> anyhow::Result<()> {
-    let _telemetry = telemetry::start(arguments.log_format, LOG_FILTER);
+    let _telemetry = telemetry::start(arguments.log.log_format, &arguments.log.log_filter);
     crash::arm()?;
     traces::join();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let token = secrets::join_token(arguments.join.join_token_file.as_deref())?;
+    let token = secrets::join_token(&arguments.join)?;
     listening::demand_token(arguments.listen, token.as_ref())?;
     let id = arguments.name.clone().map_or_else(machine_name, Ok)?;
     demand_driver(&arguments.data.data_dir)?;

@@ -31,7 +31,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cli::RelayArgs;
-use crate::serve::LOG_FILTER;
 use crate::{listening, node, secrets, telemetry};
 
 pub(crate) mod keeper;
@@ -68,7 +67,7 @@ struct State {
 /// # Errors
 /// If it cannot listen, or another one does.
 pub(crate) async fn run(arguments: RelayArgs) -> anyhow::Result<()> {
-    let _telemetry = telemetry::start(arguments.log_format, LOG_FILTER);
+    let _telemetry = telemetry::start(arguments.log.log_format, &arguments.log.log_filter);
     let mut terminate = signal(SignalKind::terminate())?;
     let folder = &arguments.folder;
     let Some(lock) = take_lock(folder)? else {
@@ -76,7 +75,7 @@ pub(crate) async fn run(arguments: RelayArgs) -> anyhow::Result<()> {
     };
     let listener = inherited().context("take over the listening socket")?;
     let address = listener.local_addr()?;
-    let token = secrets::join_token(None)?;
+    let token = secrets::handed_token()?;
     let reach = Reach::open(folder, folder.join(node::NET_FOLDER));
     let reach = Arc::new(reach.context("start the dialer")?);
     let (tasks, accepting) = (TaskTracker::new(), CancellationToken::new());

@@ -1,8 +1,8 @@
 //! What must stay secret, in files that only root may read: the team's key, the operator's token,
-//! the database; and the join token, which somebody else made.
+//! the database; and what somebody else made and gives in files, the join token above all.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -13,24 +13,106 @@ use atoll_core::id::TeamId;
 use atoll_proto::join_token::JoinToken;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::cli::config::{JoinArgs, KeyArgs};
+
 /// Holds the key of the default team, in the data directory.
 const KEY_FILE: &str = "api-key";
-/// Holds the join token, where no file does.
+/// Holds the join token for a relay, whose node has it from wherever it may be.
 pub(crate) const JOIN_TOKEN_VARIABLE: &str = "ATOLL_JOIN_TOKEN";
+/// A secret is a line, not a file of data.
+const SECRET_BYTES_MAX: u64 = 4096;
+/// What users other than a file's owner and group may do with it.
+const EVERYBODY: u32 = 0o007;
+
+/// The API key to accept, from where the command line says; none if it says nothing.
+///
+/// # Errors
+/// If what is named cannot be read or is none.
+pub(crate) fn api_key(arguments: &KeyArgs) -> anyhow::Result<Option<SecretString>> {
+    key(given(
+        &arguments.api_key,
+        arguments.api_key_file.as_deref(),
+    )?)
+}
 
 /// Refuses what is no key before anything is made. The message leaves the text out: it may be a
 /// secret of something else.
-pub(crate) fn check_key(given: Option<&str>) -> anyhow::Result<()> {
-    let is_key = |text: &str| {
-        text.strip_prefix("e2b_").is_some_and(|body| {
-            body.len() == 40 && body.bytes().all(|byte| byte.is_ascii_hexdigit())
-        })
+pub(crate) fn key(given: Option<SecretString>) -> anyhow::Result<Option<SecretString>> {
+    let is_key = |text: &SecretString| {
+        text.expose_secret()
+            .strip_prefix("e2b_")
+            .is_some_and(|body| {
+                body.len() == 40 && body.bytes().all(|byte| byte.is_ascii_hexdigit())
+            })
     };
     anyhow::ensure!(
-        given.is_none_or(is_key),
+        given.as_ref().is_none_or(is_key),
         "the given API key is none: it must be `e2b_` followed by 40 hexadecimal digits"
     );
-    Ok(())
+    Ok(given)
+}
+
+/// The join token, from where the command line says; none if it says nothing.
+///
+/// # Errors
+/// If what is named cannot be read or is none.
+pub(crate) fn join_token(arguments: &JoinArgs) -> anyhow::Result<Option<JoinToken>> {
+    let Some(text) = given(&arguments.join_token, arguments.join_token_file.as_deref())? else {
+        return Ok(None);
+    };
+    JoinToken::parse(text.expose_secret())
+        .map(Some)
+        .context("the join token is none")
+}
+
+/// The join token that a node hands its relay; none if it has none.
+///
+/// # Errors
+/// If what is handed is none.
+pub(crate) fn handed_token() -> anyhow::Result<Option<JoinToken>> {
+    let Ok(text) = std::env::var(JOIN_TOKEN_VARIABLE) else {
+        return Ok(None);
+    };
+    let token = JoinToken::parse(SecretString::from(text).expose_secret());
+    token.map(Some).context("the join token is none")
+}
+
+/// A secret itself, else the one in the file. Never both: see `crate::config`.
+fn given(
+    value: &Option<SecretString>,
+    file: Option<&Path>,
+) -> anyhow::Result<Option<SecretString>> {
+    match (value, file) {
+        (Some(value), _) => Ok(Some(value.clone())),
+        (None, Some(path)) => read(path).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
+/// The secret in a file that somebody else made.
+///
+/// # Errors
+/// If it cannot be read, or by every user of the machine.
+pub(crate) fn read(path: &Path) -> anyhow::Result<SecretString> {
+    let shown = path.display();
+    let file = fs::File::open(path).with_context(|| format!("read the secret in `{shown}`"))?;
+    let meta = file.metadata()?;
+    let mode = meta.permissions().mode() & 0o777;
+    anyhow::ensure!(
+        !meta.is_file() || mode & EVERYBODY == 0,
+        "`{shown}` holds a secret and is open to every user of this machine (mode {mode:04o}): \
+         run `chmod o= {shown}`"
+    );
+    let mut text = String::new();
+    file.take(SECRET_BYTES_MAX + 1)
+        .read_to_string(&mut text)
+        .with_context(|| format!("read the secret in `{shown}`"))?;
+    anyhow::ensure!(
+        text.len() as u64 <= SECRET_BYTES_MAX,
+        "`{shown}` is no secret: it has more than {SECRET_BYTES_MAX} bytes"
+    );
+    anyhow::ensure!(!text.trim().is_empty(), "the secret in `{shown}` is empty");
+    Ok(SecretString::from(text.trim()))
 }
 
 /// The default team and a key of it.
@@ -44,22 +126,22 @@ pub(crate) struct TeamKey {
 pub(crate) async fn team_key(
     control: &ControlPlane,
     data_dir: &Path,
-    given: Option<String>,
+    given: Option<SecretString>,
 ) -> anyhow::Result<TeamKey> {
     let path = data_dir.join(KEY_FILE);
     let kept = match fs::read_to_string(&path) {
-        Ok(text) => Some(text.trim().to_owned()),
+        Ok(text) => Some(SecretString::from(text.trim())),
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error).context(format!("read `{}`", path.display())),
     };
-    let wanted = given.or(kept).map(SecretString::from);
+    let wanted = given.or(kept);
     let bootstrapped = control
         .bootstrap(wanted.clone())
         .await
         .context("make the default team")?;
     let Some(key) = wanted.or(bootstrapped.key) else {
         bail!(
-            "the team's key was made earlier and `{}` is gone; give one with --api-key",
+            "the team's key was made earlier and `{}` is gone; give one with --api-key-file",
             path.display()
         );
     };
@@ -68,26 +150,6 @@ pub(crate) async fn team_key(
         team: bootstrapped.team,
         text: key,
     })
-}
-
-/// The join token of this file, else of the environment; none if neither names one.
-///
-/// # Errors
-/// If what is named cannot be read or is none.
-pub(crate) fn join_token(file: Option<&Path>) -> anyhow::Result<Option<JoinToken>> {
-    let (text, from) = match file {
-        Some(path) => {
-            let text = fs::read_to_string(path)
-                .with_context(|| format!("read the join token `{}`", path.display()))?;
-            (SecretString::from(text), path.display().to_string())
-        }
-        None => match std::env::var(JOIN_TOKEN_VARIABLE) {
-            Ok(text) => (SecretString::from(text), JOIN_TOKEN_VARIABLE.to_owned()),
-            Err(_) => return Ok(None),
-        },
-    };
-    let token = JoinToken::parse(text.expose_secret());
-    Ok(Some(token.with_context(|| format!("in {from}"))?))
 }
 
 /// The secret in this file; made at the first call.
@@ -137,16 +199,42 @@ mod tests {
 
     #[test]
     fn only_keys_are_taken_as_keys() {
-        check_key(None).unwrap();
-        check_key(Some("e2b_00112233445566778899aabbccddeeff00112233")).unwrap();
+        let given = |text: &str| key(Some(SecretString::from(text)));
+        assert!(key(None).unwrap().is_none());
+        given("e2b_00112233445566778899aabbccddeeff00112233").unwrap();
         for wrong in [
             "",
             "e2b_",
             "e2b_xyz",
             "00112233445566778899aabbccddeeff00112233",
         ] {
-            let error = check_key(Some(wrong)).unwrap_err().to_string();
+            let error = given(wrong).unwrap_err().to_string();
             assert!(error.contains("40 hexadecimal"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_everybody_may_read_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("join-token");
+        fs::write(&path, "0123456789abcdef\n").unwrap();
+        for (mode, is_taken) in [(0o600, true), (0o640, true), (0o644, false), (0o602, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            match read(&path) {
+                Ok(secret) => {
+                    assert!(is_taken, "{mode:o}");
+                    assert_eq!(secret.expose_secret(), "0123456789abcdef");
+                }
+                Err(error) => {
+                    assert!(!is_taken, "{mode:o}: {error}");
+                    assert!(error.to_string().contains("chmod o="), "{error}");
+                }
+            }
+        }
+        for wrong in ["", " \n", &"a".repeat(5000)] {
+            fs::write(&path, wrong).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            read(&path).unwrap_err();
         }
     }
 

@@ -14,9 +14,6 @@ use crate::secrets;
 use crate::stack::{Nodes, Options, Stack};
 use crate::telemetry;
 
-/// What servers and nodes log, unless `ATOLL_LOG` says otherwise.
-pub(crate) const LOG_FILTER: &str = "info,sqlx=warn,hyper=warn";
-
 /// Serves with a node in this process until SIGINT or SIGTERM, then ends the sandboxes and stops.
 ///
 /// # Errors
@@ -35,7 +32,7 @@ pub(crate) async fn dev(arguments: DevArgs) -> anyhow::Result<()> {
 /// # Errors
 /// What keeps it from starting, in one line that says how to mend it.
 pub(crate) async fn server(arguments: ServerProcessArgs) -> anyhow::Result<()> {
-    let token = secrets::join_token(arguments.join.join_token_file.as_deref())?;
+    let token = secrets::join_token(&arguments.join)?;
     serve(arguments.front, Nodes::Joining(token), invitation).await
 }
 
@@ -44,7 +41,7 @@ async fn serve(
     nodes: Nodes,
     greeting: fn(&Connection, Duration) -> String,
 ) -> anyhow::Result<()> {
-    let _telemetry = telemetry::start(arguments.log_format, LOG_FILTER);
+    let _telemetry = telemetry::start(arguments.log.log_format, &arguments.log.log_filter);
     crash::arm()?;
     let begun = Instant::now();
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -53,7 +50,7 @@ async fn serve(
     let options = Options {
         listen: arguments.listen,
         data_dir: arguments.data.data_dir,
-        api_key: arguments.api_key,
+        api_key: secrets::api_key(&arguments.key)?,
         domain: arguments.domain,
         events: arguments.events,
         nodes,

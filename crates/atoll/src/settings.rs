@@ -10,7 +10,7 @@ use crate::cli::events::{EventArgs, WebhookTargets};
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
-/// Puts what is given in the place of the defaults.
+/// Puts what the command line says in the place of the defaults.
 pub(crate) fn apply(arguments: &EventArgs, config: &mut Config) {
     let EventArgs {
         webhook_targets: _,
@@ -20,21 +20,11 @@ pub(crate) fn apply(arguments: &EventArgs, config: &mut Config) {
         history_events,
         history_sandboxes,
     } = arguments;
-    if let Some(most) = webhooks_per_team {
-        config.webhooks_per_team_max = *most;
-    }
-    if let Some(hours) = webhook_give_up_hours {
-        config.webhooks.give_up_after = HOUR * *hours;
-    }
-    if let Some(days) = history_days {
-        config.history_retention = DAY * *days;
-    }
-    if let Some(most) = history_events {
-        config.history_events_max = *most;
-    }
-    if let Some(most) = history_sandboxes {
-        config.history_sandboxes_max = *most;
-    }
+    config.webhooks_per_team_max = *webhooks_per_team;
+    config.webhooks.give_up_after = HOUR * *webhook_give_up_hours;
+    config.history_retention = DAY * *history_days;
+    config.history_events_max = *history_events;
+    config.history_sandboxes_max = *history_sandboxes;
 }
 
 /// Where webhooks may point. Who runs everything on one machine has receivers there too.
@@ -52,21 +42,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_given_holds_and_the_rest_stays() {
-        let given = EventArgs {
-            history_days: Some(2),
-            history_events: Some(1_000),
-            webhook_give_up_hours: Some(1),
-            ..EventArgs::default()
-        };
+    fn what_is_given_holds_and_the_defaults_are_those_of_control() {
         let defaults = Config::development("1");
         let mut config = defaults.clone();
+        apply(&EventArgs::default(), &mut config);
+        assert_eq!(config, defaults);
+
+        let given = EventArgs {
+            history_days: 2,
+            history_events: 1_000,
+            webhook_give_up_hours: 1,
+            ..EventArgs::default()
+        };
         apply(&given, &mut config);
         assert_eq!(config.history_retention, 2 * DAY);
         assert_eq!(config.history_events_max, 1_000);
         assert_eq!(config.webhooks.give_up_after, HOUR);
         assert_eq!(config.history_sandboxes_max, defaults.history_sandboxes_max);
-        assert_eq!(config.webhooks_per_team_max, defaults.webhooks_per_team_max);
     }
 
     #[test]

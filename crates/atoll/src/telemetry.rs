@@ -13,10 +13,18 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::cli::LogFormat;
+use crate::cli::config::LogFormat;
+
+/// What servers and nodes log unless told otherwise.
+pub(crate) const SERVERS: &str = "info,sqlx=warn,hyper=warn";
+/// What commands that talk to a server log, unless [`FILTER_VARIABLE`] says otherwise.
+const COMMANDS: &str = "warn";
+/// Says what to log.
+const FILTER_VARIABLE: &str = "ATOLL_LOG";
 
 /// Variables that name a collector, the narrower first.
 const COLLECTORS: [&str; 2] = [
@@ -50,11 +58,23 @@ impl Drop for Telemetry {
     }
 }
 
-/// Starts logging to standard error, and tracing where a collector is named. `ATOLL_LOG` filters
-/// as `RUST_LOG` does elsewhere; without it, `default_filter` applies.
-pub(crate) fn start(format: LogFormat, default_filter: &str) -> Telemetry {
-    let filter =
-        EnvFilter::try_from_env("ATOLL_LOG").unwrap_or_else(|_| EnvFilter::new(default_filter));
+/// Refuses what is no filter. What is one stays a text: filters are not to be copied.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn parse_filter(text: &str) -> Result<String, ParseError> {
+    EnvFilter::try_new(text).map(|_| text.to_owned())
+}
+
+/// As [`start`], for a command that talks to a server.
+pub(crate) fn start_command() -> Telemetry {
+    let given = std::env::var(FILTER_VARIABLE);
+    start(LogFormat::Text, given.as_deref().unwrap_or(COMMANDS))
+}
+
+/// Starts logging to standard error what passes the filter, and tracing where a collector is named.
+pub(crate) fn start(format: LogFormat, filter: &str) -> Telemetry {
+    let filter = EnvFilter::new(filter);
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);

@@ -2,13 +2,19 @@
 
 use std::path::PathBuf;
 
+use atoll_control::config::{HISTORY_EVENTS_MAX, HISTORY_SANDBOXES_MAX};
+use atoll_control::limit::WEBHOOKS_PER_TEAM_MAX;
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::cli::ServerArgs;
 
-/// What a server keeps of what happened, and whom it tells. What is not given is as
-/// `docs/events.md` says.
-#[derive(Debug, Clone, Default, Args)]
+/// Days for which history is kept.
+const HISTORY_DAYS: u32 = 7;
+/// Hours after which a webhook is given up.
+const GIVE_UP_HOURS: u32 = 72;
+
+/// What a server keeps of what happened, and whom it tells.
+#[derive(Debug, Clone, Args)]
 pub(crate) struct EventArgs {
     /// Where webhooks may point: the public internet only, which is a server's default, or any
     /// address that this machine reaches, private networks and itself included, which is `dev`'s.
@@ -17,34 +23,51 @@ pub(crate) struct EventArgs {
     /// Webhooks of one team at most.
     #[arg(
         long,
+        default_value_t = WEBHOOKS_PER_TEAM_MAX,
         value_parser = clap::value_parser!(u32).range(0..=1_000),
         env = "ATOLL_WEBHOOKS_PER_TEAM"
     )]
-    pub(crate) webhooks_per_team: Option<u32>,
+    pub(crate) webhooks_per_team: u32,
     /// Hours after which a webhook is disabled to which every delivery failed.
     #[arg(
         long,
+        default_value_t = GIVE_UP_HOURS,
         value_parser = clap::value_parser!(u32).range(1..=720),
         env = "ATOLL_WEBHOOK_GIVE_UP_HOURS"
     )]
-    pub(crate) webhook_give_up_hours: Option<u32>,
+    pub(crate) webhook_give_up_hours: u32,
     /// Days for which ended sandboxes and events are kept.
     #[arg(
         long,
+        default_value_t = HISTORY_DAYS,
         value_parser = clap::value_parser!(u32).range(1..=3_650),
         env = "ATOLL_HISTORY_DAYS"
     )]
-    pub(crate) history_days: Option<u32>,
+    pub(crate) history_days: u32,
     /// Events that are kept at most, the newest.
     #[arg(
         long,
+        default_value_t = HISTORY_EVENTS_MAX,
         value_parser = clap::value_parser!(u64).range(1_000..),
         env = "ATOLL_HISTORY_EVENTS"
     )]
-    pub(crate) history_events: Option<u64>,
+    pub(crate) history_events: u64,
     /// Ended sandboxes that are kept at most, those that ended last.
-    #[arg(long, env = "ATOLL_HISTORY_SANDBOXES")]
-    pub(crate) history_sandboxes: Option<u64>,
+    #[arg(long, default_value_t = HISTORY_SANDBOXES_MAX, env = "ATOLL_HISTORY_SANDBOXES")]
+    pub(crate) history_sandboxes: u64,
+}
+
+impl Default for EventArgs {
+    fn default() -> Self {
+        Self {
+            webhook_targets: None,
+            webhooks_per_team: WEBHOOKS_PER_TEAM_MAX,
+            webhook_give_up_hours: GIVE_UP_HOURS,
+            history_days: HISTORY_DAYS,
+            history_events: HISTORY_EVENTS_MAX,
+            history_sandboxes: HISTORY_SANDBOXES_MAX,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -11,6 +11,7 @@ use crate::cli::{ProcessArgs, RunArgs};
 use crate::client::{Client, Created};
 use crate::connection::Connection;
 use crate::process;
+use crate::secrets;
 use crate::stack::{Nodes, Options, Stack};
 
 /// Exit code after an interrupt, as shells report it.
@@ -22,6 +23,8 @@ pub(crate) struct Exit(i32);
 
 impl Exit {
     pub(crate) const SUCCESS: Self = Self(0);
+    /// What was given is wrong; as clap has it.
+    pub(crate) const USAGE: Self = Self(2);
 }
 
 impl From<Exit> for ExitCode {
@@ -47,7 +50,7 @@ pub(crate) async fn run(arguments: RunArgs) -> anyhow::Result<Exit> {
     let stack = Stack::start(Options {
         listen: ([127, 0, 0, 1], 0).into(),
         data_dir: arguments.server.data.data_dir.clone(),
-        api_key: arguments.server.api_key.clone(),
+        api_key: secrets::key(arguments.server.api_key.clone().map(Into::into))?,
         domain: None,
         events: EventArgs::default(),
         nodes: Nodes::Own(Box::<MachineArgs>::default()),

@@ -18,7 +18,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{ORDERS_SOCKET, STATE_FILE, State, take_lock};
-use crate::cli::{LogFormat, NodeArgs};
+use crate::cli::NodeArgs;
+use crate::cli::config::{LogArgs, LogFormat};
 use crate::{listening, secrets};
 
 /// This program, also where its file was replaced since it was started.
@@ -39,7 +40,7 @@ pub(crate) struct Keeper {
     listen: SocketAddr,
     traffic: Option<SocketAddr>,
     token: Option<JoinToken>,
-    log_format: LogFormat,
+    log: LogArgs,
     /// Tells what this one wants from what others wanted, earlier versions included.
     settings: String,
 }
@@ -64,7 +65,7 @@ impl Keeper {
             listen,
             traffic,
             token,
-            log_format: arguments.log_format,
+            log: arguments.log.clone(),
             settings,
         })
     }
@@ -121,6 +122,7 @@ impl Keeper {
             .arg("relay")
             .arg("--folder")
             .arg(&self.folder)
+            .args(["--log-filter", &self.log.log_filter])
             .env(SETTINGS_VARIABLE, &self.settings)
             .stdin(Stdio::from(OwnedFd::from(listener)))
             .stdout(Stdio::null())
@@ -129,7 +131,7 @@ impl Keeper {
         if let Some(traffic) = self.traffic {
             command.args(["--traffic-listen", &traffic.to_string()]);
         }
-        if matches!(self.log_format, LogFormat::Json) {
+        if matches!(self.log.log_format, LogFormat::Json) {
             command.args(["--log-format", "json"]);
         }
         match &self.token {
