@@ -40,6 +40,7 @@ pub mod oracle;
 pub mod policy;
 mod protection;
 mod query;
+pub mod replicas;
 pub mod request;
 mod reservation;
 pub mod score;

@@ -5,6 +5,7 @@ mod compare;
 mod conditions;
 pub(crate) mod control;
 pub(crate) mod create;
+pub(crate) mod forecast;
 pub(crate) mod instant;
 mod pages;
 pub(crate) mod placement;

@@ -2,6 +2,7 @@
 
 pub(crate) mod config;
 pub(crate) mod events;
+pub(crate) mod forecast;
 pub(crate) mod machine;
 
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use clap_complete::Shell;
 use crate::bench::workload::Mix;
 use crate::cli::config::{ConfigCommand, FileArgs, JoinArgs, KeyArgs, LogArgs};
 use crate::cli::events::{EventArgs, EventsArgs, WebhookCommand};
+use crate::cli::forecast::BenchForecastArgs;
 use crate::cli::machine::MachineArgs;
 
 /// Where Atoll keeps its state unless told otherwise.
@@ -636,6 +638,8 @@ pub(crate) enum BenchCommand {
     Scheduler(BenchSchedulerArgs),
     /// Compare placements with those of other ways to choose a node.
     Placement(BenchPlacementArgs),
+    /// Replay recorded days with and without room held by forecast.
+    Forecast(BenchForecastArgs),
 }
 
 #[derive(Debug, Args)]
@@ -677,8 +681,15 @@ pub(crate) struct BenchPlacementArgs {
     /// What fleet and traces are drawn by.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+    /// Measure so many control planes that decide at once on late views instead; several, separated
+    /// by commas, are measured in turn.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) replicas: Vec<usize>,
+    /// The time between two heartbeats of a node there, in milliseconds; several in turn.
+    #[arg(long, value_delimiter = ',', default_value = "200,1000,5000")]
+    pub(crate) stale_ms: Vec<u64>,
     /// Draw the result into this file, as SVG.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "replicas")]
     pub(crate) plot: Option<PathBuf>,
     /// Print one JSON object a line instead of a table.
     #[arg(long)]

@@ -88,6 +88,7 @@ async fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Bench(BenchCommand::Control(arguments)) => bench::control::run(&arguments).await?,
         Command::Bench(BenchCommand::Scheduler(arguments)) => bench::scheduler::run(&arguments)?,
         Command::Bench(BenchCommand::Placement(arguments)) => bench::placement::run(&arguments)?,
+        Command::Bench(BenchCommand::Forecast(arguments)) => bench::forecast::run(&arguments)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "atoll", &mut script);

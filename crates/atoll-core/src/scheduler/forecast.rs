@@ -21,7 +21,7 @@
 //! the last half hour and for each hour of the day, and the larger one counts.
 //!
 //! What is held is what comes in the lead at the upper end of the interval, less those of the same
-//! series that end meanwhile: [`reserve`].
+//! series that end meanwhile, and never more than its team's share leaves: [`reserve`].
 //!
 //! # What it is not
 //!
@@ -230,16 +230,19 @@ impl Forecast {
         }
     }
 
-    /// What to hold of a fleet of this size from this minute on.
+    /// What to hold of a fleet of this size from this minute on. `room` says how much more a team
+    /// may have until it has its share: nothing is held beyond, so that who asks for more and more
+    /// does not take what is held from others.
     #[must_use]
-    pub fn plan(&self, fleet: Total) -> Reserve {
+    pub fn plan(&self, fleet: Total, room: impl Fn(&TeamId) -> Total) -> Reserve {
         let minute = self.minute.unwrap_or(0);
+        let mut left: BTreeMap<&TeamId, Total> = BTreeMap::new();
         let needs = self.series.iter().map(|(key, series)| {
-            let need = Hold {
-                count: self.need(series, minute),
-                each: series.size(),
-            };
-            (key.clone(), need)
+            let left = left.entry(&key.team).or_insert_with(|| room(&key.team));
+            let each = series.size();
+            let count = self.need(series, minute).min(left.holds(each));
+            *left = left.saturating_sub(Total::times(each, count));
+            (key.clone(), Hold { count, each })
         });
         Reserve::new(needs, fleet.percent(self.config.reserve_percent))
     }

@@ -291,6 +291,19 @@ impl Shares {
         self.stand(team, fleet, &self.work_out(fleet, now), now)
     }
 
+    /// How much more a team may have until it has its part, by weight, of a fleet that is divided
+    /// among teams of these weights together.
+    #[must_use]
+    pub fn guarantee(&self, team: &TeamId, weights: u64, fleet: Total) -> Total {
+        let weight = u128::from(self.weight(team));
+        let part = fleet.zip(Total::ZERO, |whole, _| {
+            let part = u128::from(whole) * weight / u128::from(weights.max(1));
+            u64::try_from(part).unwrap_or(whole).min(whole)
+        });
+        let held = self.held.get(team).copied().unwrap_or_default();
+        part.saturating_sub(held)
+    }
+
     /// The teams that hold something or wait, with what they hold.
     pub fn teams(&self) -> impl Iterator<Item = &TeamId> {
         let others = self.waiting.keys();

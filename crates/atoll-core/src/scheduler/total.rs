@@ -63,6 +63,15 @@ impl Total {
         })
     }
 
+    /// How many of these it is enough for.
+    #[must_use]
+    pub fn holds(self, amount: Amount) -> u32 {
+        let each = amount.values().iter().zip(self.0);
+        let counts = each.filter(|(each, _)| **each > 0);
+        let least = counts.map(|(each, whole)| whole / u64::from(*each)).min();
+        u32::try_from(least.unwrap_or(u64::MAX)).unwrap_or(u32::MAX)
+    }
+
     /// Whether every dimension is at most `room`'s.
     #[must_use]
     pub fn fits_in(self, room: Self) -> bool {

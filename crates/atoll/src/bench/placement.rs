@@ -6,6 +6,7 @@
 
 mod contender;
 mod plot;
+mod replicas;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -86,6 +87,9 @@ pub(super) struct Line {
 /// # Errors
 /// If the plot cannot be written.
 pub(crate) fn run(arguments: &BenchPlacementArgs) -> anyhow::Result<()> {
+    if !arguments.replicas.is_empty() {
+        return replicas::run(arguments);
+    }
     anyhow::ensure!(arguments.nodes > 0, "--nodes must be at least 1");
     let mut lines = Vec::new();
     for trace in [Trace::Low, Trace::High, Trace::Skewed] {

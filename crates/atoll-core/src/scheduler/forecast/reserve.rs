@@ -1,10 +1,11 @@
 //! Room that is held for those who are expected.
 //!
-//! What is held for one is free for it alone: everybody else must leave it. Nothing is bound to a
-//! node: held is a part of what the fleet has free, so that what anybody ends fills it up again.
-//! Telephone networks protect expected calls in this way (trunk reservation; P. B. Key, "Optimal
-//! control and trunk reservation in loss networks", 1990): a small reserve is enough, because all
-//! that ends goes to it first.
+//! What is held for one is free for it, and for those who are below their share, which nobody's
+//! expectations cut short; everybody else must leave it. Nothing is bound to a node: held is a part
+//! of what the fleet has free, so that what anybody ends fills it up again. Telephone networks
+//! protect expected calls in this way (trunk reservation; P. B. Key, "Optimal control and trunk
+//! reservation in loss networks", 1990): a small reserve is enough, because all that ends goes to
+//! it first.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -117,11 +118,15 @@ impl Reserve {
         self.sum.saturating_sub(own)
     }
 
-    /// Whether a request may take of what is free in the fleet.
+    /// Whether a request may take of what is free in the fleet. `room` is what its team may have
+    /// until it has its share: as far as it goes, what is held for others is open to it.
     ///
     /// # Errors
     /// [`Held`] if what it would take is held for others.
-    pub fn ask(&self, key: &Key, amount: Amount, free: Total) -> Result<(), Held> {
+    pub fn ask(&self, key: &Key, amount: Amount, free: Total, room: Total) -> Result<(), Held> {
+        if Total::from(amount).fits_in(room) {
+            return Ok(());
+        }
         let for_others = self.for_others(key);
         for dimension in Dimension::ALL {
             let (needs, free) = (amount.get(dimension), free.get(dimension));

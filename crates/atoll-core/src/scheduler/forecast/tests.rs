@@ -47,7 +47,7 @@ fn burst_at_nine(minute: u64) -> u32 {
 fn a_burst_at_the_same_time_of_day_is_held_for_in_time_and_released_after_it() {
     let mut forecast = Forecast::new(Config::default());
     let held = |forecast: &Forecast| {
-        let reserve = forecast.plan(fleet());
+        let reserve = forecast.plan(fleet(), |_| fleet());
         reserve.holds().map(|(_, hold)| hold.count).sum::<u32>()
     };
     live(&mut forecast, 0..3 * 1_440 + 300, burst_at_nine);
@@ -134,7 +134,7 @@ fn what_was_saved_forecasts_the_same_days() {
     for (key, saved) in &saved {
         assert!(again.restore(key.clone(), saved));
     }
-    let reserve = again.plan(fleet());
+    let reserve = again.plan(fleet(), |_| fleet());
     assert!(reserve.holds().next().unwrap().1.count >= 25);
     let mut broken = saved[0].1.clone();
     broken.profile.pop();
@@ -144,21 +144,36 @@ fn what_was_saved_forecasts_the_same_days() {
 }
 
 #[test]
-fn what_is_held_is_free_for_its_owner_alone_and_used_up_one_by_one() {
+fn nothing_is_held_beyond_a_teams_share() {
+    let mut forecast = Forecast::new(Config::default());
+    live(&mut forecast, 0..120, |minute| {
+        u32::try_from(minute / 10).unwrap()
+    });
+    let most = forecast.plan(fleet(), |_| fleet());
+    assert!(most.total().holds(SIZE) > 3);
+    let room = Total::times(SIZE, 3);
+    assert_eq!(forecast.plan(fleet(), |_| room).total(), room);
+    assert_eq!(forecast.plan(fleet(), |_| Total::ZERO), Reserve::default());
+}
+
+#[test]
+fn what_is_held_is_closed_to_who_has_its_share_and_used_up_one_by_one() {
     let hold = Hold {
         count: 2,
         each: SIZE,
     };
     let mut reserve = Reserve::new([(key("a"), hold)], fleet());
     let free = Total::times(SIZE, 2);
-    assert!(reserve.ask(&key("a"), SIZE, free).is_ok());
-    let held = reserve.ask(&key("b"), SIZE, free).unwrap_err();
+    assert!(reserve.ask(&key("a"), SIZE, free, Total::ZERO).is_ok());
+    let held = reserve.ask(&key("b"), SIZE, free, Total::ZERO).unwrap_err();
     let text = "needs 1 cores of cpu; of 2 cores free in the fleet, 2 cores are held for arrivals \
         that are expected of others";
     assert_eq!(held.to_string(), text);
+    // Who is below its share does not stand back.
+    assert!(reserve.ask(&key("b"), SIZE, free, SIZE.into()).is_ok());
     reserve.take(&key("a"));
     assert_eq!(reserve.total(), SIZE.into());
-    assert!(reserve.ask(&key("b"), SIZE, free).is_ok());
+    assert!(reserve.ask(&key("b"), SIZE, free, Total::ZERO).is_ok());
     reserve.take(&key("a"));
     reserve.take(&key("a"));
     assert_eq!(reserve, Reserve::default());
@@ -190,7 +205,7 @@ proptest! {
                 }
             }
             let outlooks: Vec<_> = forecast.keys().map(|key| forecast.outlook(key)).collect();
-            (forecast.plan(fleet()), outlooks)
+            (forecast.plan(fleet(), |_| fleet()), outlooks)
         };
         let (reserve, outlooks) = run();
         let limit = fleet().percent(percent.min(RESERVE_PERCENT_MAX));
