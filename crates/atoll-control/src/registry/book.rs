@@ -288,10 +288,14 @@ impl Inner {
         }
     }
 
-    /// Notes that a sandbox's row is in the store.
+    /// Notes that a sandbox's row is in the store. What its node says of it counts from now on, not
+    /// what it was asked before.
     pub(super) fn note_written(&mut self, id: &SandboxId) {
-        if let Some(entry) = self.sandboxes.get_mut(id) {
+        let sequence = self.next_sequence();
+        let unwritten = self.sandboxes.get_mut(id).filter(|entry| !entry.is_written);
+        if let Some(entry) = unwritten {
             entry.is_written = true;
+            entry.sequence = sequence;
         }
     }
 

@@ -412,8 +412,7 @@ async fn a_report_says_nothing_of_what_no_node_was_told() {
     row.generation = generation(&registry, &row.id);
     row.node = placed_on(&registry, &row.id);
     assert_eq!(row.node, Some(node(0)));
-    let ask = || {
-        let began = registry.begin_report();
+    let ask = |began| {
         let empty = NodeReport {
             node: node(0),
             total: TOTAL,
@@ -422,11 +421,13 @@ async fn a_report_says_nothing_of_what_no_node_was_told() {
         };
         registry.take_report(&empty, began).changed
     };
-    assert_eq!(ask(), []);
-    // Its task has the committed row.
+    assert_eq!(ask(registry.begin_report()), []);
+    // Its task has the committed row while the node is asked.
+    let began = registry.begin_report();
     row.state = State::Creating;
     registry.follow(&row);
-    let learnt = ask();
+    assert_eq!(ask(began), []);
+    let learnt = ask(registry.begin_report());
     assert_eq!(learnt.len(), 1);
     assert_eq!(learnt[0].now, Observed::Absent);
 }
