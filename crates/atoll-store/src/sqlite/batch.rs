@@ -81,8 +81,12 @@ fn repeated(text: &str, count: usize) -> String {
 
 /// An `INSERT … VALUES (…)` with `count` rows, whose placeholders have no names: the time to bind
 /// named ones grows with the square of their number. Its values come in the order of the columns.
+///
+/// One that fails may leave some of its rows: the whole group is rolled back then, so that the
+/// database need not keep a copy of each page for the statement alone.
 fn more_rows(text: &str, count: usize) -> String {
     let (head, row) = text.split_once("VALUES ").unwrap_or((text, ""));
+    let head = head.replacen("INSERT", "INSERT OR FAIL", 1);
     let row = format!("({})", vec!["?"; row.matches('$').count()].join(", "));
     format!("{head}VALUES {}", vec![row; count].join(", "))
 }
@@ -564,7 +568,7 @@ mod tests {
         );
         assert_eq!(
             more_rows("INSERT INTO t (a, b) VALUES ($1, $2)", 3),
-            "INSERT INTO t (a, b) VALUES (?, ?), (?, ?), (?, ?)"
+            "INSERT OR FAIL INTO t (a, b) VALUES (?, ?), (?, ?), (?, ?)"
         );
     }
 
