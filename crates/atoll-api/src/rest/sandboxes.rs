@@ -74,7 +74,10 @@ async fn create(
     version: Version,
 ) -> Answer {
     let idempotency_key = idempotency_key(headers)?;
-    let fingerprint = fingerprint(&body, version);
+    // Only a key asks whether two requests are the same.
+    let fingerprint = idempotency_key
+        .as_ref()
+        .map_or_else(String::new, |_| fingerprint(&body, version));
     let request = create_request(body.value, version, idempotency_key, fingerprint)?;
     let view = api.control().sandbox_create(tenant, request).await?;
     let id = view.sandbox.id.clone();
