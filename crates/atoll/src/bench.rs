@@ -7,6 +7,7 @@ pub(crate) mod control;
 pub(crate) mod create;
 pub(crate) mod forecast;
 pub(crate) mod instant;
+mod load;
 mod pages;
 pub(crate) mod placement;
 pub(crate) mod scheduler;

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::bench::conditions::{Conditions, Processors, SyncCost, Watch};
+use crate::bench::load::Load;
 use crate::bench::{churn, pages, percentile, rate, repeated, serve};
 use crate::cli::BenchControlArgs;
 use crate::client::Client;
@@ -40,6 +41,8 @@ const ENDLESS: u32 = 1_000_000_000;
 #[derive(Debug)]
 pub(super) struct Bench<'a> {
     pub(super) client: Client,
+    /// What makes and ends sandboxes.
+    pub(super) load: Load,
     /// Where the server's state is.
     pub(super) folder: &'a Path,
     pub(super) conditions: Conditions,
@@ -82,6 +85,7 @@ pub(crate) async fn run(arguments: &BenchControlArgs) -> anyhow::Result<()> {
     let (stack, folder) = serve(&arguments.data, Nodes::Instant).await?;
     let bench = Bench {
         client: Client::new(stack.connection().clone())?,
+        load: Load::new(stack.connection())?,
         folder: folder.path(),
         conditions: Conditions::of(folder.path()),
         is_json: arguments.json,
@@ -208,9 +212,9 @@ impl Bench<'_> {
         count: usize,
         labels: fn(usize) -> BTreeMap<String, String>,
     ) -> (Vec<f64>, Vec<String>) {
-        let client = self.client.clone();
+        let load = self.load.clone();
         let results = drive(concurrency, count, move |index| {
-            one(client.clone(), labels(index))
+            one(load.clone(), labels(index))
         });
         let (mut took, ids): (Vec<_>, Vec<_>) = succeeded(results.await).into_iter().unzip();
         took.sort_by(f64::total_cmp);
@@ -219,12 +223,12 @@ impl Bench<'_> {
 
     /// Makes `count` sandboxes and ends each at once.
     pub(super) async fn churn(&self, concurrency: usize, count: usize) -> anyhow::Result<()> {
-        let client = self.client.clone();
+        let load = self.load.clone();
         let results = drive(concurrency, count, move |_| {
-            let client = client.clone();
+            let load = load.clone();
             async move {
-                let (_, id) = one(client.clone(), BTreeMap::new()).await?;
-                client.kill(&id).await
+                let (_, id) = one(load.clone(), BTreeMap::new()).await?;
+                kill(load, id).await
             }
         });
         results.await.into_iter().collect()
@@ -232,35 +236,41 @@ impl Bench<'_> {
 
     /// Ends sandboxes.
     pub(super) async fn kill(&self, ids: Vec<String>) -> anyhow::Result<()> {
-        self.each(ids, |client, id| async move { client.kill(&id).await })
-            .await
+        self.each(ids, kill).await
     }
 
     /// Does something with each of these sandboxes.
     pub(super) async fn each<F, R>(&self, ids: Vec<String>, act: F) -> anyhow::Result<()>
     where
-        F: Fn(Client, String) -> R + Send + Sync + 'static,
+        F: Fn(Load, String) -> R + Send + Sync + 'static,
         R: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
-        let (client, count) = (self.client.clone(), ids.len());
+        let (load, count) = (self.load.clone(), ids.len());
         let ids = Arc::new(ids);
         let results = drive(BULK_CONCURRENCY, count, move |index| {
-            act(client.clone(), ids[index].clone())
+            act(load.clone(), ids[index].clone())
         });
         results.await.into_iter().collect()
     }
 }
 
 /// Makes one; answers how long that took in milliseconds, and its id.
-async fn one(client: Client, labels: BTreeMap<String, String>) -> anyhow::Result<(f64, String)> {
+async fn one(load: Load, labels: BTreeMap<String, String>) -> anyhow::Result<(f64, String)> {
     let body = json!({
         "templateID": "base", "timeout": SANDBOX_TIMEOUT_S, "metadata": labels,
     });
+    let body = body.to_string();
     let began = Instant::now();
-    let created: Created = client
-        .call(Method::POST, "/v2/sandboxes", Some(body))
-        .await?;
-    Ok((began.elapsed().as_secs_f64() * 1e3, created.id))
+    let answer = load.send(Method::POST, "/v2/sandboxes", Some(body)).await?;
+    let took = began.elapsed().as_secs_f64() * 1e3;
+    let created: Created = serde_json::from_slice(&answer)?;
+    Ok((took, created.id))
+}
+
+/// Ends one.
+async fn kill(load: Load, id: String) -> anyhow::Result<()> {
+    let path = format!("/sandboxes/{id}");
+    load.send(Method::DELETE, &path, None).await.map(drop)
 }
 
 fn succeeded<T>(results: Vec<anyhow::Result<T>>) -> Vec<T> {

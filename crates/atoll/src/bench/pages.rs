@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::bench::conditions::{Conditions, Processors, Watch};
 use crate::bench::control::{BULK_CONCURRENCY, Bench};
+use crate::bench::load::Load;
 use crate::bench::percentile;
 use crate::client::{Client, segment};
 use crate::output;
@@ -41,9 +42,9 @@ pub(super) async fn measure(bench: &Bench<'_>, live: usize) -> anyhow::Result<()
     let (_, ids) = bench.create(BULK_CONCURRENCY, live, labels).await;
     anyhow::ensure!(ids.len() == live, "only {} were made", ids.len());
     let paused = ids.iter().step_by(BUCKETS).cloned().collect();
-    let pause = |client: Client, id: String| async move {
-        let path = format!("/sandboxes/{}/pause", segment(&id));
-        client.send(Method::POST, &path, None).await.map(drop)
+    let pause = |load: Load, id: String| async move {
+        let path = format!("/sandboxes/{id}/pause");
+        load.send(Method::POST, &path, None).await.map(drop)
     };
     bench.each(paused, pause).await?;
     let walked = Watch::begin();
