@@ -8,11 +8,15 @@
 //!
 //! Requests that ask for the same (size, constraints, weights) form a class. A class keeps one
 //! number for each node in a tree of maxima ([`tree`]) that is 16 wide, so that a level is one
-//! cache line: a decision reads one line a level, and a changed node rewrites one line a level at
-//! most. A change of a node is written once, to a log ([`change`]); a class reads on from where it
-//! was when it is next asked, and looks at each changed node once. So a decision costs
-//! O(changes since this class was last asked + log n), never O(n); the one walk over the fleet is
-//! the making of a class. The least used class is dropped when there are too many.
+//! cache line: a decision reads a few lines a level. Sixteen classes lie side by side in a
+//! [`bank`]: a node that changed is judged for all of them in one pass of vector instructions
+//! ([`lanes`]), and its leaves and what is known of it are in one piece.
+//!
+//! A changed node waits in a short list ([`change`]) until the next decision, which looks at it
+//! once for every class; if sixteen wait, whoever changes one more does it. So a decision costs
+//! O(16 changes * classes + log n) at most, whatever was asked before; never O(n). The one walk
+//! over the fleet is the making of a class. The least used class is dropped when there are too
+//! many.
 //!
 //! What only a few nodes have (a snapshot, a rarely used template, the node of a given sandbox) is
 //! no part of a class: those few nodes are looked at one by one, beside what the class answers.
@@ -26,6 +30,7 @@
 
 pub mod amount;
 pub mod artifact;
+mod bank;
 mod change;
 mod class;
 pub mod constraint;
@@ -35,6 +40,7 @@ pub mod fleet;
 pub mod forecast;
 mod intern;
 mod judge;
+mod lanes;
 pub mod node;
 pub mod oracle;
 pub mod policy;

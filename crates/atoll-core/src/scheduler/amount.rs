@@ -170,17 +170,3 @@ pub fn share(part: u32, whole: u32) -> u32 {
         }
     }
 }
-
-/// What [`share_by`] needs to know of a whole instead of dividing by it; 0 for a whole of nothing.
-pub(super) fn inverse(whole: u32) -> u64 {
-    if whole == 0 {
-        return 0;
-    }
-    (u64::from(SHARE_MAX) << 32) / u64::from(whole)
-}
-
-/// `part` of the whole that this is the inverse of; `part` is not larger than the whole.
-pub(super) const fn share_by(part: u32, inverse: u64) -> u32 {
-    // Below SHARE_MAX << 32, which is less than 2^52.
-    ((part as u64 * inverse) >> 32) as u32
-}

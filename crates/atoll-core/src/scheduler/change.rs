@@ -1,146 +1,74 @@
-//! What changed, in order, for readers who come by when they need it.
+//! What changed since the classes were last brought up to date.
 
-/// A log of changed slots that forgets the oldest. A reader keeps the number up to which it read.
+/// Changes that wait, at most, before whoever makes one more looks at them: what a decision may
+/// find to be done is bounded by this.
+const WAITING_MAX: usize = 16;
+
+/// What changed about a node, beside its amounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct What(u8);
+
+impl What {
+    /// Amounts and measurements only.
+    pub(super) const AMOUNTS: Self = Self(1);
+    /// Which groups have a sandbox on it.
+    pub(super) const GROUPS: Self = Self(1 | 2);
+    /// Which artifacts it has.
+    pub(super) const ARTIFACTS: Self = Self(1 | 4);
+    /// Anything.
+    pub(super) const ALL: Self = Self(1 | 2 | 4 | 8);
+
+    const NONE: Self = Self(0);
+
+    /// Whether it covers the other.
+    pub(super) const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// The slots that changed, each once.
 #[derive(Debug)]
 pub(super) struct Changes {
-    ring: Vec<u32>,
-    /// The number of the newest entry; the first is 1.
-    end: u64,
-    /// The furthest that any reader is.
-    read: u64,
+    waiting: Vec<u32>,
     /// For each slot.
-    last: Vec<Last>,
+    what: Vec<What>,
 }
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Last {
-    /// The number of its newest entry.
-    any: u64,
-    /// The number of its newest entry that changed more than amounts.
-    fixed: u64,
-}
-
-/// A slot to look at again.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Changed {
-    pub(super) slot: u32,
-    /// More than amounts changed.
-    pub(super) is_fixed: bool,
-}
-
-/// The shortest log: small fleets change as often as large ones.
-const RING_MIN: usize = 256;
 
 impl Changes {
-    pub(super) fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self {
-            ring: vec![0; RING_MIN],
-            end: 0,
-            read: 0,
-            last: Vec::new(),
+            waiting: Vec::new(),
+            what: Vec::new(),
         }
     }
 
-    /// Takes in one more slot. The log holds about half as many entries as there are slots: whoever
-    /// is further behind compares every slot's number for less.
+    /// Takes in one more slot.
     pub(super) fn grow(&mut self) {
-        self.last.push(Last::default());
-        let wanted = (self.last.len() / 2).next_power_of_two().max(RING_MIN);
-        if wanted > self.ring.len() {
-            // Old entries stand at other places now. No reader may use them.
-            self.ring = vec![0; wanted];
-            self.end += u64::try_from(wanted).unwrap_or(0) + 1;
-            self.read = self.end;
-        }
+        self.what.push(What::NONE);
     }
 
-    /// Notes that a slot changed; `is_fixed` if more than amounts did.
-    pub(super) fn note(&mut self, slot: u32, is_fixed: bool) {
-        let last = &mut self.last[slot as usize];
-        if last.any <= self.read {
-            self.end += 1;
-            last.any = self.end;
-            let at = place(self.end, self.ring.len());
-            self.ring[at] = slot;
+    /// Notes that a slot changed.
+    pub(super) fn note(&mut self, slot: u32, what: What) {
+        let known = &mut self.what[slot as usize];
+        if *known == What::NONE {
+            self.waiting.push(slot);
         }
-        if is_fixed {
-            last.fixed = last.any;
-        }
+        known.0 |= what.0;
     }
 
-    /// The number of the newest entry.
-    pub(super) const fn end(&self) -> u64 {
-        self.end
+    /// Whether so many wait that they have to be looked at.
+    pub(super) const fn is_due(&self) -> bool {
+        self.waiting.len() >= WAITING_MAX
     }
 
-    /// Marks everything as read by somebody.
-    pub(super) const fn mark_read(&mut self) {
-        self.read = self.end;
-    }
-
-    /// What changed after `seen`, each slot once.
-    pub(super) fn since(&self, seen: u64) -> Since<'_> {
-        let length = u64::try_from(self.ring.len()).unwrap_or(0);
-        let is_remembered = self.end - seen <= length;
-        Since {
-            changes: self,
-            seen,
-            is_remembered,
-            // Numbers if they are remembered, slots otherwise.
-            next: if is_remembered { seen + 1 } else { 0 },
-        }
+    /// Takes one that waits.
+    pub(super) fn take(&mut self) -> Option<(u32, What)> {
+        let slot = self.waiting.pop()?;
+        let what = std::mem::replace(&mut self.what[slot as usize], What::NONE);
+        Some((slot, what))
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.ring.capacity() * 4 + self.last.capacity() * size_of::<Last>()
+        self.waiting.capacity() * 4 + self.what.capacity()
     }
-}
-
-/// What changed, for one reader.
-pub(super) struct Since<'a> {
-    changes: &'a Changes,
-    seen: u64,
-    is_remembered: bool,
-    next: u64,
-}
-
-impl Iterator for Since<'_> {
-    type Item = Changed;
-
-    fn next(&mut self) -> Option<Changed> {
-        let changes = self.changes;
-        let slot = loop {
-            let next = self.next;
-            self.next += 1;
-            if self.is_remembered {
-                if next > changes.end {
-                    return None;
-                }
-                let slot = changes.ring[place(next, changes.ring.len())];
-                // A later entry of the same slot stands for this one.
-                if changes.last[slot as usize].any == next {
-                    break slot;
-                }
-            } else {
-                // So many changes that a look at every slot's number is less than their sum.
-                let slot = u32::try_from(next).ok()?;
-                if changes.last.get(slot as usize)?.any > self.seen {
-                    break slot;
-                }
-            }
-        };
-        Some(Changed {
-            slot,
-            is_fixed: changes.last[slot as usize].fixed > self.seen,
-        })
-    }
-}
-
-/// Where an entry stands in a ring whose length is a power of two.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "masked to the length of the ring"
-)]
-const fn place(number: u64, length: usize) -> usize {
-    (number as usize) & (length - 1)
 }

@@ -1,11 +1,12 @@
 //! Decisions.
 
 use super::amount::Amount;
-use super::class::{Class, FITS};
+use super::bank::Lane;
 use super::constraint::{Constraint, Counts};
 use super::decision::{Candidate, Change, Decision, NEAREST_MAX, Refusal};
 use super::fleet::Fleet;
-use super::judge::{Fall, judge};
+use super::judge::{Fall, judge, score};
+use super::lanes::{FITS, whole};
 use super::policy::{ALTERNATIVES_MAX, Policy, Strategy};
 use super::query::Query;
 use super::request::Request;
@@ -17,6 +18,9 @@ use crate::time::Timestamp;
 
 /// Requests that are decided in one step, at most: what a caller may hold the fleet for.
 pub(super) const BATCH_MAX: usize = 1_000;
+
+/// [`FITS`] as the trees tell it.
+const FITS_WHOLE: u32 = whole(FITS);
 
 /// What the search found.
 #[derive(Debug, Default)]
@@ -163,6 +167,7 @@ impl Fleet {
         now: Timestamp,
     ) -> Result<(u32, Decision), Refusal> {
         self.advance(now);
+        self.settle();
         let query = Query::new(&self.table, request, policy);
         let mut draws = Draws::new(seed);
         let found = match query.holders(&self.table) {
@@ -174,8 +179,12 @@ impl Fleet {
             return Err(refusal(table, &found, request.amount));
         };
         let aside = query.aside(table, chosen.slot);
-        let score = judge(table, chosen.slot, &query.view(), aside);
-        debug_assert!(score.is_ok(), "the class and the table disagree: {score:?}");
+        let score = score(table, chosen.slot, &query.view(), aside);
+        debug_assert_eq!(
+            judge(table, chosen.slot, &query.view(), aside),
+            Ok(score),
+            "the class and the table disagree"
+        );
         let others = found.ranked.as_slice().iter().skip(1);
         let alternatives = others.take(policy.alternatives).map(|leaf| Candidate {
             node: table.id(leaf.slot).clone(),
@@ -183,7 +192,7 @@ impl Fleet {
         });
         let decision = Decision {
             node: table.id(chosen.slot).clone(),
-            score: score.unwrap_or_default(),
+            score,
             alternatives: alternatives.collect(),
             strategy: policy.strategy,
             fitting: found.fitting,
@@ -224,11 +233,11 @@ impl Fleet {
 }
 
 /// Takes over what a class counts, without the nodes that are excluded.
-fn account(class: &Class, query: &Query<'_>, found: &mut Found) {
+fn account(class: Lane<'_>, query: &Query<'_>, found: &mut Found) {
     let mut counts = *class.counts();
     let mut fitting = class.fitting();
     for slot in &query.excluded {
-        let fits = class.tree().get(*slot) & FITS != 0;
+        let fits = class.fits(*slot);
         match class.fallen(*slot) {
             Some(constraint) => counts.subtract(constraint),
             None if fits => fitting -= 1,
@@ -250,7 +259,7 @@ fn account(class: &Class, query: &Query<'_>, found: &mut Found) {
 
 /// The best of a class: the first one by chance among those that are as good as the best.
 fn search(
-    class: &Class,
+    class: Lane<'_>,
     query: &Query<'_>,
     tolerance: u32,
     wanted: usize,
@@ -260,7 +269,7 @@ fn search(
     let mut best = Top::default();
     let top = tree.top(wanted + query.excluded.len());
     for leaf in top.as_slice() {
-        if leaf.value & FITS != 0 && !query.excluded.contains(&leaf.slot) {
+        if leaf.value >= FITS_WHOLE && !query.excluded.contains(&leaf.slot) {
             best.append(bare(*leaf));
         }
     }
@@ -268,7 +277,7 @@ fn search(
         return best;
     };
     let least = first.value.saturating_sub(tolerance);
-    let picked = tree.pick(FITS | least, draws).map(bare);
+    let picked = tree.pick(FITS + least as f32, draws).map(bare);
     let picked = picked.filter(|leaf| !query.excluded.contains(&leaf.slot));
     let picked = picked.or_else(|| {
         let as_good = best.as_slice().iter().filter(|leaf| leaf.value >= least);
@@ -283,7 +292,7 @@ fn search(
 
 /// Nodes that fit, drawn by chance: the best of the sample first, then its rest, then more.
 fn draw(
-    class: &Class,
+    class: Lane<'_>,
     query: &Query<'_>,
     strategy: Strategy,
     sample: u8,
@@ -303,7 +312,7 @@ fn draw(
     let leaf = |slot| {
         bare(Leaf {
             slot,
-            value: class.tree().get(slot),
+            value: whole(class.tree().get(slot)),
         })
     };
     if members.len() > 2 * aim {
@@ -468,7 +477,7 @@ fn rank(mut fitting: Vec<Leaf>, policy: &Policy, draws: &mut Draws) -> Top {
 const fn bare(leaf: Leaf) -> Leaf {
     Leaf {
         slot: leaf.slot,
-        value: leaf.value & !FITS,
+        value: leaf.value.saturating_sub(FITS_WHOLE),
     }
 }
 

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use super::amount::{Amount, SHARE_MAX};
 use super::artifact::Artifact;
+use super::change::What;
 use super::class::Classes;
-use super::judge::BLEND_MAX;
+use super::lanes::part;
 use super::node::Node;
 use super::reservation::{ReservationId, Reservations, Reserved};
 use super::table::{Table, loads};
@@ -91,7 +92,7 @@ impl Fleet {
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self {
-            table: Table::new(config.blend_percent.min(100) * BLEND_MAX / 100),
+            table: Table::new(part(config.blend_percent.min(100) * (SHARE_MAX / 100))),
             classes: Classes::new(config.classes_max),
             reservations: Reservations::new(),
             timers: BTreeSet::new(),
@@ -105,6 +106,7 @@ impl Fleet {
         self.advance(now);
         let slot = self.table.put(node);
         self.stand(slot);
+        self.settle_if_due();
     }
 
     /// Forgets a node with all that it holds.
@@ -117,6 +119,7 @@ impl Fleet {
             }
             self.timers.retain(|(_, other)| *other != slot);
             self.table.take(slot);
+            self.settle_if_due();
         }
     }
 
@@ -137,8 +140,9 @@ impl Fleet {
             cold.record.note_return(now);
         }
         cold.state = state;
-        self.table.changes.note(slot, true);
+        self.table.changes.note(slot, What::ALL);
         self.stand(slot);
+        self.settle_if_due();
     }
 
     /// Takes over what a node measured of itself.
@@ -157,13 +161,15 @@ impl Fleet {
             return;
         }
         (row.load, row.has_load, row.is_pressed) = (load, true, is_pressed);
-        self.table.changes.note(slot, false);
+        self.table.changes.note(slot, What::AMOUNTS);
+        self.settle_if_due();
     }
 
     /// Notes that a node has an artifact, or has it no more.
     pub fn set_artifact(&mut self, id: &NodeId, artifact: &Artifact, has: bool) {
         if let Some(slot) = self.table.slot(id) {
             self.table.set_artifact(slot, artifact, has);
+            self.settle_if_due();
         }
     }
 
@@ -201,7 +207,8 @@ impl Fleet {
             self.table.add_group(slot, number);
             self.table.groups.release(number);
         }
-        self.table.changes.note(slot, false);
+        self.table.changes.note(slot, What::AMOUNTS);
+        self.settle_if_due();
     }
 
     /// Gives back what a sandbox held.
@@ -217,7 +224,8 @@ impl Fleet {
                 self.table.subtract_group(slot, number);
             }
         }
-        self.table.changes.note(slot, false);
+        self.table.changes.note(slot, What::AMOUNTS);
+        self.settle_if_due();
     }
 
     /// The node took the sandbox: what was reserved is its own from now on. Answers whether the
@@ -282,9 +290,16 @@ impl Fleet {
         }
     }
 
-    /// Brings all classes up to date at once. Nobody needs it but those who measure.
+    /// Brings all classes up to date, as every decision does first.
     pub fn settle(&mut self) {
         self.classes.refresh(&mut self.table);
+    }
+
+    /// Looks at what changed if much did: nobody who decides pays for it.
+    fn settle_if_due(&mut self) {
+        if self.table.changes.is_due() {
+            self.settle();
+        }
     }
 
     /// Gives a place away until the node answers.
@@ -304,7 +319,7 @@ impl Fleet {
             number
         });
         let groups = numbers.collect();
-        self.table.changes.note(slot, false);
+        self.table.changes.note(slot, What::AMOUNTS);
         self.reservations.add(Reserved {
             slot,
             amount,
@@ -322,7 +337,8 @@ impl Fleet {
             self.table.subtract_group(reserved.slot, group);
             self.table.groups.release(group);
         }
-        self.table.changes.note(reserved.slot, false);
+        self.table.changes.note(reserved.slot, What::AMOUNTS);
+        self.settle_if_due();
     }
 
     fn note_outcome(&mut self, slot: u32, has_failed: bool) {
@@ -334,7 +350,7 @@ impl Fleet {
                 return self.stand(slot);
             }
         }
-        self.table.changes.note(slot, false);
+        self.table.changes.note(slot, What::AMOUNTS);
     }
 
     /// Works out what a node's record means now.
@@ -351,7 +367,8 @@ impl Fleet {
         row.is_failing = is_failing;
         row.starts_max = standing.starts_max;
         if before != (row.reliability, row.is_failing, row.starts_max) {
-            self.table.changes.note(slot, false);
+            self.table.changes.note(slot, What::AMOUNTS);
+            self.settle_if_due();
         }
         if let Some(at) = standing.again_before {
             self.timers.remove(&(at, slot));

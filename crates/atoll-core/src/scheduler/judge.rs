@@ -2,8 +2,9 @@
 //!
 //! Both the classes and the oracle judge with this. What a class keeps is the result for each node.
 
-use super::amount::{Amount, DIMENSIONS, SHARE_MAX, share, share_by};
+use super::amount::{Amount, SHARE_MAX};
 use super::constraint::{Constraint, Constraints};
+use super::lanes::{Offer, RATED, Wants, millionths, part, whole};
 use super::request::Sparing;
 use super::score::{Mix, Score, TERMS, Term};
 use super::table::{Cold, Row, Table};
@@ -74,13 +75,22 @@ impl Ready {
         }
     }
 
-    fn note(self, located: &Located, values: &mut [u32; TERMS]) {
-        let terms = [Term::Template, Term::Snapshot, Term::Warm];
-        for (term, has) in terms.into_iter().zip(self.has) {
-            values[term.index()] = if has { SHARE_MAX } else { 0 };
-        }
-        let wanted = u32::from(located.layers_wanted);
-        values[Term::Layers.index()] = share(u32::from(self.layers), wanted);
+    /// How much of each there is.
+    fn shares(self, located: &Located) -> [(Term, f32); 4] {
+        let has = |has| if has { 1.0 } else { 0.0 };
+        let wanted = f32::from(located.layers_wanted.max(1));
+        [
+            (Term::Template, has(self.has[0])),
+            (Term::Snapshot, has(self.has[1])),
+            (Term::Warm, has(self.has[2])),
+            (Term::Layers, f32::from(self.layers) / wanted),
+        ]
+    }
+
+    /// What that adds to a score.
+    pub(super) fn sum(self, located: &Located, mix: &Mix) -> f32 {
+        let shares = self.shares(located).into_iter();
+        shares.map(|(term, share)| mix.weight(term) * share).sum()
     }
 }
 
@@ -141,181 +151,28 @@ pub(super) fn judge_fixed(cold: &Cold, view: &View<'_>) -> Option<Constraint> {
     })
 }
 
-/// What changes often: whether there is room, and what is left then.
-fn judge_room(row: &Row, amount: Amount) -> Result<[u32; DIMENSIONS], Fall> {
-    let mut left = [0; DIMENSIONS];
-    let mut shortest = None;
-    let mut shortage = 0;
-    let used = row.used.values();
-    let allocatable = row.allocatable.values();
-    for (i, wanted) in amount.values().iter().enumerate() {
-        let free = allocatable[i].saturating_sub(used[i]);
-        if *wanted > free {
-            shortest.get_or_insert(Constraint::OF_DIMENSIONS[i]);
-            shortage = shortage.max(share(wanted - free, *wanted));
-        } else {
-            left[i] = free - wanted;
-        }
-    }
-    match shortest {
-        None => Ok(left),
-        Some(constraint) => Err(Fall {
-            constraint,
-            closeness: SHARE_MAX - shortage.min(SHARE_MAX - 1),
-        }),
-    }
-}
-
-/// The first constraint that the node falls to for the time being, or what is left on it.
-pub(super) fn judge_live(
-    table: &Table,
-    slot: u32,
-    view: &View<'_>,
-) -> Result<[u32; DIMENSIONS], Fall> {
-    let row = table.row(slot);
-    if !view.apart.is_empty() && table.has_any_group(slot, view.apart) {
-        return Err(Fall::of(Constraint::AntiAffinity));
-    }
-    if row.is_failing && view.sparing != Sparing::Nobody {
-        return Err(Fall::of(Constraint::Failing));
+/// The first constraint that the node falls to for the time being, whatever else is asked for.
+pub(super) const fn judge_live(row: &Row, sparing: Sparing) -> Option<Constraint> {
+    if row.is_failing && !matches!(sparing, Sparing::Nobody) {
+        return Some(Constraint::Failing);
     }
     if row.sandboxes >= row.sandboxes_max {
-        return Err(Fall::of(Constraint::Sandboxes));
+        return Some(Constraint::Sandboxes);
     }
-    let is_sparing = view.sparing == Sparing::All;
+    let is_sparing = matches!(sparing, Sparing::All);
     let starts_max = if is_sparing {
         row.starts_max
     } else {
         row.starts_allowed
     };
     if row.starting >= starts_max {
-        return Err(Fall::of(Constraint::Starts));
+        return Some(Constraint::Starts);
     }
     if row.is_pressed && is_sparing {
-        return Err(Fall::of(Constraint::Pressure));
+        return Some(Constraint::Pressure);
     }
-    judge_room(row, view.amount)
+    None
 }
-
-/// What a node's terms are made from.
-struct Shares {
-    spread: u32,
-    pack: u32,
-    balance: u32,
-    least_free: u32,
-}
-
-/// How much of the wanted dimensions stays free.
-fn shares(row: &Row, blend: u32, view: &View<'_>, left: &[u32; 4]) -> Shares {
-    let mut least_free = SHARE_MAX;
-    let mut least_blended = SHARE_MAX;
-    for (i, wanted) in view.amount.values().iter().enumerate() {
-        if *wanted == 0 {
-            continue;
-        }
-        let free = share_by(left[i], row.inverse[i]);
-        least_free = least_free.min(free);
-        let blended = (free * (BLEND_MAX - blend) + (SHARE_MAX - row.load[i]) * blend) / BLEND_MAX;
-        least_blended = least_blended.min(if row.has_load { blended } else { free });
-    }
-    Shares {
-        spread: least_blended,
-        pack: SHARE_MAX - least_free,
-        balance: balance(row, view, left),
-        least_free,
-    }
-}
-
-/// How much closer to each other cpu and memory get on the node: the middle if not at all. What is
-/// free of one behind a lack of the other is stranded.
-///
-/// Counts the change, not the state: an empty node is as even as can be, which is no reason to
-/// begin it.
-fn balance(row: &Row, view: &View<'_>, left: &[u32; 4]) -> u32 {
-    const MIDDLE: u32 = SHARE_MAX / 2;
-    if view.mix.get(Term::Balance) == 0 {
-        return MIDDLE;
-    }
-    let wanted = view.amount.values();
-    let after = [0, 1].map(|i| share_by(left[i], row.inverse[i]));
-    let before = [0, 1].map(|i| share_by(left[i] + wanted[i], row.inverse[i]));
-    let gap = |free: [u32; 2]| free[0].abs_diff(free[1]);
-    let (before, after) = (gap(before), gap(after));
-    // One sandbox changes little.
-    let change = before
-        .abs_diff(after)
-        .saturating_mul(BALANCE_GAIN)
-        .min(MIDDLE);
-    if before >= after {
-        MIDDLE + change
-    } else {
-        MIDDLE - change
-    }
-}
-
-/// A change by a sixteenth of the node counts in full.
-const BALANCE_GAIN: u32 = 8;
-
-fn usage(row: &Row, shares: &Shares) -> u32 {
-    let load = row.load.iter().max().copied().unwrap_or(0);
-    let known = SHARE_MAX - load;
-    if row.has_load {
-        known
-    } else {
-        shares.least_free
-    }
-}
-
-fn starts(row: &Row) -> u32 {
-    let free = row.starts_max.saturating_sub(row.starting);
-    share(u32::from(free), u32::from(row.starts_max))
-}
-
-/// The values of the terms that depend on amounts, with what is left on the node.
-fn rate(row: &Row, blend: u32, view: &View<'_>, left: &[u32; 4]) -> [u32; TERMS] {
-    let shares = shares(row, blend, view, left);
-    let mut values = [0; TERMS];
-    values[Term::Spread.index()] = shares.spread;
-    values[Term::Pack.index()] = shares.pack;
-    values[Term::Balance.index()] = shares.balance;
-    values[Term::Usage.index()] = usage(row, &shares);
-    values[Term::Reliability.index()] = row.reliability;
-    values[Term::Starts.index()] = starts(row);
-    values
-}
-
-/// The total of [`score`] for a node with nothing aside, in fewer steps: every changed node is
-/// judged by every class.
-pub(super) fn total(
-    table: &Table,
-    slot: u32,
-    view: &View<'_>,
-    left: &[u32; 4],
-    ready: Ready,
-) -> u32 {
-    let row = table.row(slot);
-    let shares = shares(row, table.blend, view, left);
-    let mix = &view.mix;
-    let mut sum = mix.part(Term::Spread, shares.spread)
-        + mix.part(Term::Pack, shares.pack)
-        + mix.part(Term::Balance, shares.balance)
-        + mix.part(Term::Reliability, row.reliability);
-    if mix.get(Term::Usage) > 0 {
-        sum += mix.part(Term::Usage, usage(row, &shares));
-    }
-    if mix.get(Term::Starts) > 0 {
-        sum += mix.part(Term::Starts, starts(row));
-    }
-    if ready != Ready::default() {
-        let mut values = [0; TERMS];
-        ready.note(view.located, &mut values);
-        sum += mix.sum(&values);
-    }
-    Mix::scale(sum)
-}
-
-/// How finely measured use is blended with allocation.
-pub(super) const BLEND_MAX: u32 = 256;
 
 /// What only some requests look at.
 #[derive(Debug, Clone, Copy, Default)]
@@ -335,28 +192,46 @@ pub(super) fn judge(
     if let Some(constraint) = judge_fixed(cold, view) {
         return Err(Fall::of(constraint));
     }
-    let left = judge_live(table, slot, view)?;
-    let ready = Ready::of(cold, view.located);
-    Ok(score(table, slot, view, &left, ready, aside))
+    if !view.apart.is_empty() && table.has_any_group(slot, view.apart) {
+        return Err(Fall::of(Constraint::AntiAffinity));
+    }
+    if let Some(constraint) = judge_live(table.row(slot), view.sparing) {
+        return Err(Fall::of(constraint));
+    }
+    let offer = Offer::of(table.row(slot), table.blend);
+    let wants = Wants::one(view.amount, &view.mix);
+    let fits = wants.fits(&offer);
+    if let Some(constraint) = Constraint::ALL.get(usize::from(fits.verdict[0])) {
+        return Err(Fall {
+            constraint: *constraint,
+            closeness: whole(fits.closeness[0]),
+        });
+    }
+    Ok(score(table, slot, view, aside))
 }
 
 /// The score of a node that fits.
-fn score(
-    table: &Table,
-    slot: u32,
-    view: &View<'_>,
-    left: &[u32; 4],
-    ready: Ready,
-    aside: Aside,
-) -> Score {
-    let mut values = rate(table.row(slot), table.blend, view, left);
-    if !view.located.is_empty() {
-        ready.note(view.located, &mut values);
+pub(super) fn score(table: &Table, slot: u32, view: &View<'_>, aside: Aside) -> Score {
+    let offer = Offer::of(table.row(slot), table.blend);
+    let wants = Wants::one(view.amount, &view.mix);
+    let cold = table.cold(slot);
+    let ready = cold.map_or_else(Ready::default, |cold| Ready::of(cold, view.located));
+    let rates = wants.rate(&offer);
+    let mut sum = wants.sum(&rates, &[ready.sum(view.located, &view.mix)])[0];
+    let mut values = [0; TERMS];
+    for (term, rate) in RATED.into_iter().zip(rates) {
+        values[term.index()] = millionths(rate[0]);
     }
-    values[Term::Near.index()] = if aside.is_near { SHARE_MAX } else { 0 };
-    values[Term::Zones.index()] = aside.zones;
+    for (term, share) in ready.shares(view.located) {
+        values[term.index()] = millionths(share);
+    }
+    let near = if aside.is_near { SHARE_MAX } else { 0 };
+    for (term, value) in [(Term::Near, near), (Term::Zones, aside.zones)] {
+        values[term.index()] = value;
+        sum += view.mix.weight(term) * part(value);
+    }
     Score {
-        total: view.mix.total(&values),
+        total: millionths(sum),
         values,
         mix: view.mix,
     }

@@ -22,6 +22,13 @@ pub enum Sparing {
 }
 
 impl Sparing {
+    /// All, in the order of their index.
+    pub(super) const STEPS: [Self; 3] = [Self::All, Self::Failing, Self::Nobody];
+
+    pub(super) const fn index(self) -> usize {
+        self as usize
+    }
+
     /// The name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

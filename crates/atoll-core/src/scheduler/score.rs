@@ -121,9 +121,8 @@ impl Weights {
 pub(super) struct Mix([u32; TERMS]);
 
 impl Mix {
-    /// A power of two, so that the sum is scaled back by a shift.
-    const SHIFT: u32 = 16;
-    const WHOLE: u32 = 1 << Self::SHIFT;
+    /// A power of two: each part of it is exact in single precision.
+    const WHOLE: u32 = 1 << 16;
 
     /// Only the terms that apply, in proportion. What rounding loses goes to the last of them.
     pub(super) fn new(weights: &Weights, applies: impl Fn(Term) -> bool) -> Self {
@@ -150,24 +149,10 @@ impl Mix {
         self.0[term.index()]
     }
 
-    /// What these values come to.
-    pub(super) fn total(&self, values: &[u32; TERMS]) -> u32 {
-        Self::scale(self.sum(values))
-    }
-
-    /// The same before it is scaled.
-    pub(super) fn sum(&self, values: &[u32; TERMS]) -> u64 {
-        let products = self.0.iter().zip(values);
-        products.map(|(w, v)| u64::from(*w) * u64::from(*v)).sum()
-    }
-
-    /// What one value adds to that.
-    pub(super) fn part(&self, term: Term, value: u32) -> u64 {
-        u64::from(self.get(term)) * u64::from(value)
-    }
-
-    pub(super) fn scale(sum: u64) -> u32 {
-        u32::try_from(sum >> Self::SHIFT).unwrap_or(SCORE_MAX)
+    /// How much a term counts, as a share.
+    pub(super) fn weight(&self, term: Term) -> f32 {
+        // Exact: a share of a power of two.
+        self.get(term) as f32 / Self::WHOLE as f32
     }
 }
 

@@ -3,10 +3,11 @@
 
 use rustc_hash::FxHashMap;
 
-use super::amount::{Amount, DIMENSIONS, SHARE_MAX, inverse, share};
+use super::amount::{Amount, DIMENSIONS, SHARE_MAX, share};
 use super::artifact::{Artifact, KINDS, Kind};
-use super::change::Changes;
+use super::change::{Changes, What};
 use super::intern::Interner;
+use super::lanes::inverse;
 use super::node::Node;
 use super::protection::Record;
 use crate::id::NodeId;
@@ -21,7 +22,7 @@ pub(super) struct Row {
     /// What is allocated and reserved.
     pub(super) used: Amount,
     /// For shares of `allocatable` without division.
-    pub(super) inverse: [u64; DIMENSIONS],
+    pub(super) inverse: [f32; DIMENSIONS],
     /// Shares of the machine that are in use by measurement.
     pub(super) load: [u32; DIMENSIONS],
     pub(super) sandboxes: u32,
@@ -111,12 +112,12 @@ pub(super) struct Table {
     pub(super) zones: Interner<String>,
     /// Sandboxes of a group in a zone.
     in_zone: FxHashMap<(u32, u32), u32>,
-    /// How much measured use counts beside allocation: 0 to 256.
-    pub(super) blend: u32,
+    /// How much measured use counts beside allocation: 0 to 1.
+    pub(super) blend: f32,
 }
 
 impl Table {
-    pub(super) fn new(blend: u32) -> Self {
+    pub(super) fn new(blend: f32) -> Self {
         Self {
             rows: Vec::new(),
             cold: Vec::new(),
@@ -215,7 +216,7 @@ impl Table {
                 });
             }
         }
-        self.changes.note(slot, true);
+        self.changes.note(slot, What::ALL);
         slot
     }
 
@@ -237,7 +238,7 @@ impl Table {
         self.slots.remove(&cold.node.id);
         self.rows[slot as usize] = Row::default();
         self.free.push(slot);
-        self.changes.note(slot, true);
+        self.changes.note(slot, What::ALL);
     }
 
     /// Notes that a node has an artifact, or has it no more. Answers whether that is news.
@@ -265,7 +266,7 @@ impl Table {
             holders.retain(|holder| *holder != slot);
             self.artifacts.release(number);
         }
-        self.changes.note(slot, true);
+        self.changes.note(slot, What::ARTIFACTS);
         true
     }
 
@@ -302,7 +303,10 @@ impl Table {
                 // A node uses a number once, however many sandboxes it has.
                 self.groups.release(group);
             }
-            Err(at) => cold.groups.insert(at, (group, 1)),
+            Err(at) => {
+                cold.groups.insert(at, (group, 1));
+                self.changes.note(slot, What::GROUPS);
+            }
         }
         self.count_in_zone(group, zone, 1, 0);
     }
@@ -323,6 +327,7 @@ impl Table {
         if cold.groups[at].1 == 0 {
             cold.groups.remove(at);
             self.groups.release(group);
+            self.changes.note(slot, What::GROUPS);
         }
         self.count_in_zone(group, zone, 0, 1);
     }

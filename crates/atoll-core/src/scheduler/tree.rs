@@ -1,11 +1,17 @@
-//! Maxima over the nodes: a tree 16 wide, so that one level's siblings are one cache line.
+//! Maxima over the nodes: trees 16 wide, so that one level's siblings are one cache line.
 //!
-//! A leaf holds a number for its node; each inner number is the largest of the 16 below it.
+//! A leaf holds a number for its node; each inner number is the largest of the 16 below it. The
+//! trees of [`LANES`] classes lie side by side, so that a node's leaves are in one piece.
+//!
+//! Numbers are whole and below 2^24, which single precision holds exactly: the largest of two is
+//! one vector instruction on every processor, for integers it is not.
 
+use super::lanes::{LANES, whole};
 use super::seed::Draws;
 
 /// Siblings: 16 numbers of 4 bytes are a cache line of 64.
 const WIDTH: usize = 16;
+const WIDTH_U32: u32 = 16;
 
 /// Leaves that one search may be asked for.
 pub(super) const TOP_MAX: usize = 24;
@@ -17,77 +23,173 @@ pub(super) struct Leaf {
     pub(super) value: u32,
 }
 
-#[derive(Debug)]
-pub(super) struct Tree {
-    /// The leaves first, then each level of maxima; the last has at most [`WIDTH`] numbers. Every
-    /// level's length is a multiple of the width.
-    levels: Vec<Vec<u32>>,
+/// Siblings of one tree.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+struct Line([f32; WIDTH]);
+
+impl Line {
+    const ZERO: Self = Self([0.0; WIDTH]);
+
+    fn largest(&self) -> f32 {
+        // In halves: each step is one instruction for the whole half.
+        let mut values = self.0;
+        let mut length = WIDTH;
+        while length > 1 {
+            length /= 2;
+            let (low, high) = values.split_at_mut(length);
+            for (low, high) in low.iter_mut().zip(high) {
+                *low = if *low > *high { *low } else { *high };
+            }
+        }
+        values[0]
+    }
 }
 
-impl Tree {
-    /// Builds the tree of these leaves.
-    pub(super) fn new(mut leaves: Vec<u32>) -> Self {
-        pad(&mut leaves);
-        let mut levels = vec![leaves];
+#[derive(Debug)]
+pub(super) struct Trees {
+    /// The leaves first, then each level of maxima; the last has one line a tree. Lines stand in
+    /// blocks, one line of each tree.
+    levels: Vec<Vec<Line>>,
+}
+
+impl Trees {
+    /// Trees with a leaf for each of so many slots, all 0.
+    pub(super) fn new(slots: usize) -> Self {
+        let mut trees = Self { levels: Vec::new() };
+        trees.grow(slots);
+        trees
+    }
+
+    /// Takes in leaves up to so many; new ones are 0.
+    pub(super) fn grow(&mut self, slots: usize) {
+        let mut blocks = slots.div_ceil(WIDTH).max(1);
+        let mut at = 0;
         loop {
-            let below = &levels[levels.len() - 1];
-            if below.len() <= WIDTH {
-                return Self { levels };
+            let is_new = self.levels.len() == at;
+            if is_new {
+                self.levels.push(Vec::new());
             }
-            let mut level: Vec<u32> = below.chunks_exact(WIDTH).map(largest).collect();
-            pad(&mut level);
-            levels.push(level);
+            let level = &mut self.levels[at];
+            let wanted = (blocks * LANES).max(level.len());
+            level.resize(wanted, Line::ZERO);
+            if is_new && at > 0 {
+                for lane in 0..LANES {
+                    self.raise(at, lane);
+                }
+            }
+            if blocks == 1 {
+                return;
+            }
+            blocks = blocks.div_ceil(WIDTH);
+            at += 1;
+        }
+    }
+
+    /// Works out one level of a tree from the one below it.
+    fn raise(&mut self, at: usize, lane: usize) {
+        let (below, level) = self.levels.split_at_mut(at);
+        let below = below[at - 1].iter().skip(lane).step_by(LANES);
+        for (block, line) in below.enumerate() {
+            let above = &mut level[0][block / WIDTH * LANES + lane];
+            above.0[block % WIDTH] = line.largest();
+        }
+    }
+
+    /// Gives one tree other leaves.
+    pub(super) fn replace(&mut self, lane: usize, leaves: &[f32]) {
+        let lines = self.levels[0].iter_mut().skip(lane).step_by(LANES);
+        for (at, line) in lines.enumerate() {
+            let begin = (at * WIDTH).min(leaves.len());
+            let end = (begin + WIDTH).min(leaves.len());
+            *line = Line::ZERO;
+            line.0[..end - begin].copy_from_slice(&leaves[begin..end]);
+        }
+        for level in 1..self.levels.len() {
+            self.raise(level, lane);
         }
     }
 
     /// The number of a leaf.
-    pub(super) fn get(&self, slot: u32) -> u32 {
-        self.levels[0][slot as usize]
+    pub(super) fn get(&self, lane: usize, slot: u32) -> f32 {
+        let at = slot as usize;
+        self.levels[0][at / WIDTH * LANES + lane].0[at % WIDTH]
     }
 
-    /// How many bytes it takes.
+    /// How many bytes they take.
     pub(super) fn bytes(&self) -> usize {
-        self.levels.iter().map(|level| level.capacity() * 4).sum()
+        let lines = self.levels.iter().map(Vec::capacity);
+        lines.sum::<usize>() * size_of::<Line>()
     }
 
-    /// Changes a leaf, and the maxima above it as far up as they change.
-    pub(super) fn set(&mut self, slot: u32, value: u32) {
+    /// Changes a slot's leaf in the first so many trees, and the maxima above it as far up as they
+    /// change.
+    pub(super) fn set(&mut self, slot: u32, values: &[f32; LANES], lanes: usize) {
         let mut at = slot as usize;
-        let mut value = value;
+        let mut values = *values;
+        // The trees that still change.
+        let mut open: [u8; LANES] = std::array::from_fn(|lane| lane.to_le_bytes()[0]);
+        let mut count = lanes.min(LANES);
         for level in &mut self.levels {
-            let before = std::mem::replace(&mut level[at], value);
-            if before == value {
+            let begin = at / WIDTH * LANES;
+            let block = &mut level[begin..begin + LANES];
+            let place = at % WIDTH;
+            let mut still = 0;
+            for turn in 0..count {
+                let lane = open[turn];
+                let line = &mut block[usize::from(lane) % LANES];
+                let value = &mut values[usize::from(lane) % LANES];
+                #[expect(clippy::float_cmp, reason = "whole numbers")]
+                if line.0[place] != *value {
+                    line.0[place] = *value;
+                    *value = line.largest();
+                    open[still] = lane;
+                    still += 1;
+                }
+            }
+            if still == 0 {
                 return;
             }
-            let begin = at - at % WIDTH;
-            if value < before {
-                // It may have been the largest: its siblings decide.
-                value = largest(&level[begin..begin + WIDTH]);
-            } else if level[begin..begin + WIDTH]
-                .iter()
-                .any(|other| *other > value)
-            {
-                return;
-            }
+            count = still;
             at /= WIDTH;
         }
     }
 
+    /// One tree.
+    pub(super) const fn tree(&self, lane: usize) -> Tree<'_> {
+        Tree { trees: self, lane }
+    }
+}
+
+/// The tree of one class.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tree<'a> {
+    trees: &'a Trees,
+    lane: usize,
+}
+
+impl Tree<'_> {
+    /// The number of a leaf.
+    pub(super) fn get(self, slot: u32) -> f32 {
+        self.trees.get(self.lane, slot)
+    }
+
     /// The largest number.
     #[cfg(test)]
-    fn best(&self) -> u32 {
-        largest(&self.levels[self.levels.len() - 1])
+    fn best(self) -> f32 {
+        let levels = &self.trees.levels;
+        levels[levels.len() - 1][self.lane].largest()
     }
 
     /// One of the leaves whose number is at least `least`, by chance; none if there is none.
     ///
     /// The chance is even among siblings, not among all such leaves: good enough to spread a burst,
     /// and one line a level to read.
-    pub(super) fn pick(&self, least: u32, draws: &mut Draws) -> Option<Leaf> {
+    pub(super) fn pick(self, least: f32, draws: &mut Draws) -> Option<Leaf> {
         let mut block = 0;
-        for level in self.levels.iter().rev() {
-            let begin = block * WIDTH;
-            let siblings = &level[begin..begin + WIDTH];
+        let mut value = 0.0;
+        for level in self.trees.levels.iter().rev() {
+            let siblings = &level[block * LANES + self.lane].0;
             let count: u32 = siblings
                 .iter()
                 .map(|value| u32::from(*value >= least))
@@ -101,12 +203,13 @@ impl Tree {
                 let is_chosen = is_eligible && skip == 0;
                 skip = skip.saturating_sub(u32::from(is_eligible));
                 is_chosen
-            });
-            block = begin + chosen?;
+            })?;
+            value = siblings[chosen];
+            block = block * WIDTH + chosen;
         }
         Some(Leaf {
             slot: u32::try_from(block).ok()?,
-            value: self.levels[0][block],
+            value: whole(value),
         })
     }
 
@@ -115,31 +218,92 @@ impl Tree {
     ///
     /// The largest `count` leaves lie below the largest `count` siblings of every level, so no more
     /// than those need to be looked into.
-    pub(super) fn top(&self, count: usize) -> Top {
+    pub(super) fn top(self, count: usize) -> Top {
         let count = count.min(TOP_MAX);
-        let mut blocks = Top::default();
-        blocks.push(count, Leaf { slot: 0, value: 1 });
-        for level in self.levels.iter().rev() {
-            let mut chosen = Top::default();
-            for block in blocks.as_slice() {
-                let first = block.slot * u32::try_from(WIDTH).unwrap_or(0);
-                let begin = first as usize;
-                let floor = chosen.floor(count);
-                for (slot, value) in (first..).zip(&level[begin..begin + WIDTH]) {
-                    if *value >= floor.max(1) {
-                        chosen.push(
-                            count,
-                            Leaf {
-                                slot,
-                                value: *value,
-                            },
-                        );
-                    }
+        let mut blocks = Keys::default();
+        let mut chosen = Keys::default();
+        blocks.push(count, 0, 1);
+        for level in self.trees.levels.iter().rev() {
+            chosen.length = 0;
+            for key in &blocks.keys[..blocks.length] {
+                let block = Keys::slot(*key);
+                let line = &level[block as usize * LANES + self.lane].0;
+                // Numbers are whole: only those count that are not 0.
+                let floor = chosen.floor(count).max(1) as f32;
+                let mut open = 0_u32;
+                for (at, value) in line.iter().enumerate() {
+                    open |= u32::from(*value >= floor) << at;
+                }
+                while open != 0 {
+                    let at = open.trailing_zeros();
+                    open &= open - 1;
+                    let slot = block * WIDTH_U32 + at;
+                    chosen.push(count, slot, whole(line[at as usize % WIDTH]));
                 }
             }
-            blocks = chosen;
+            std::mem::swap(&mut blocks, &mut chosen);
         }
-        blocks
+        let mut top = Top::default();
+        for key in &blocks.keys[..blocks.length] {
+            top.append(Leaf {
+                slot: Keys::slot(*key),
+                value: Keys::value(*key),
+            });
+        }
+        top
+    }
+}
+
+/// A few leaves, best first, each as one number: its value above what is left to the highest slot.
+struct Keys {
+    keys: [u64; TOP_MAX],
+    length: usize,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self {
+            keys: [0; TOP_MAX],
+            length: 0,
+        }
+    }
+}
+
+impl Keys {
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+    const fn slot(key: u64) -> u32 {
+        !(key as u32)
+    }
+
+    const fn value(key: u64) -> u32 {
+        (key >> 32) as u32
+    }
+
+    /// What a leaf must have to be taken up among `count`.
+    const fn floor(&self, count: usize) -> u32 {
+        if self.length < count || count == 0 {
+            return 0;
+        }
+        Self::value(self.keys[count - 1])
+    }
+
+    /// Takes a leaf up at its place, if it has one among `count`.
+    fn push(&mut self, count: usize, slot: u32, value: u32) {
+        let key = u64::from(value) << 32 | u64::from(!slot);
+        let mut at = self.length;
+        if at == count {
+            if at == 0 || self.keys[at - 1] >= key {
+                return;
+            }
+            at -= 1;
+        } else {
+            self.length += 1;
+        }
+        while at > 0 && self.keys[at - 1] < key {
+            self.keys[at] = self.keys[at - 1];
+            at -= 1;
+        }
+        self.keys[at] = key;
     }
 }
 
@@ -162,14 +326,6 @@ impl Default for Top {
 impl Top {
     pub(super) fn as_slice(&self) -> &[Leaf] {
         &self.leaves[..self.length]
-    }
-
-    /// What a leaf must have to be taken up among `count`.
-    const fn floor(&self, count: usize) -> u32 {
-        if self.length < count || count == 0 {
-            return 0;
-        }
-        self.leaves[count - 1].value
     }
 
     /// Takes a leaf up at its place, if it has one among `count`.
@@ -225,16 +381,6 @@ impl Top {
             self.length -= 1;
         }
     }
-}
-
-fn pad(level: &mut Vec<u32>) {
-    let length = level.len().max(1).next_multiple_of(WIDTH);
-    level.resize(length, 0);
-    level.shrink_to_fit();
-}
-
-fn largest(values: &[u32]) -> u32 {
-    values.iter().copied().max().unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -5,31 +5,40 @@ use super::*;
 proptest! {
     #[test]
     fn maxima_are_exact_after_any_changes(
-        leaves in prop::collection::vec(0_u32..50, 1..700),
-        changes in prop::collection::vec((any::<prop::sample::Index>(), 0_u32..50), 0..60),
+        leaves in prop::collection::vec(0_u16..50, 1..700),
+        more in 0_usize..700,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0_u16..50), 0..60),
+        lane in 0..LANES,
         count in 1..TOP_MAX,
         seed: u64,
     ) {
-        let mut model = leaves.clone();
-        let mut tree = Tree::new(leaves);
+        let mut model: Vec<f32> = leaves.into_iter().map(f32::from).collect();
+        let mut trees = Trees::new(model.len());
+        trees.replace(lane, &model);
+        model.resize(model.len() + more, 0.0);
+        trees.grow(model.len());
         for (at, value) in changes {
             let at = at.index(model.len());
-            model[at] = value;
-            tree.set(u32::try_from(at).unwrap(), value);
+            model[at] = value.into();
+            let mut values = [1.0; LANES];
+            values[lane] = value.into();
+            trees.set(u32::try_from(at).unwrap(), &values, LANES);
         }
-        prop_assert_eq!(tree.best(), model.iter().copied().max().unwrap());
-        let mut sorted: Vec<_> = (0..).zip(&model).filter(|(_, value)| **value > 0).collect();
-        sorted.sort_by_key(|(slot, value)| (std::cmp::Reverse(**value), *slot));
-        let expected: Vec<Leaf> = sorted.into_iter().take(count)
-            .map(|(slot, value)| Leaf { slot, value: *value }).collect();
+        let tree = trees.tree(lane);
+        let best = model.iter().copied().fold(0.0, f32::max);
+        prop_assert!((tree.best() - best).abs() < 0.5);
+        let mut sorted: Vec<_> = (0..).zip(&model).filter(|(_, value)| **value > 0.0)
+            .map(|(slot, value)| Leaf { slot, value: whole(*value) }).collect();
+        sorted.sort_by_key(|leaf| (std::cmp::Reverse(leaf.value), leaf.slot));
+        sorted.truncate(count);
         let top = tree.top(count);
-        prop_assert_eq!(top.as_slice(), expected.as_slice());
-        let least = tree.best().max(1) - 1;
-        if let Some(leaf) = tree.pick(least.max(1), &mut Draws::new(seed)) {
-            prop_assert!(leaf.value >= least.max(1));
-            prop_assert_eq!(model[leaf.slot as usize], leaf.value);
+        prop_assert_eq!(top.as_slice(), sorted.as_slice());
+        let least = (best - 1.0).max(1.0);
+        if let Some(leaf) = tree.pick(least, &mut Draws::new(seed)) {
+            prop_assert!(leaf.value >= whole(least));
+            prop_assert_eq!(whole(model[leaf.slot as usize]), leaf.value);
         } else {
-            prop_assert!(tree.best() < least.max(1));
+            prop_assert!(best < least);
         }
     }
 }
