@@ -12,6 +12,7 @@
 //! counterpart is a defect.
 
 mod access;
+mod decision;
 mod exposition;
 mod field;
 mod installation;

@@ -9,11 +9,10 @@ use atoll_core::event::{EventKind, Subject};
 use atoll_core::id::TeamId;
 use atoll_core::lifecycle::{Announcement, Effect};
 use atoll_core::sandbox::{EndReason, Sandbox};
-use atoll_core::scheduler::request::Sparing;
 use atoll_core::time::Timestamp;
 use atoll_store::store::EventRow;
 
-use crate::registry::placing::Placement;
+use crate::placement::Placed;
 
 /// Text of an end reason, for people and fields.
 pub(crate) const fn reason_text(reason: EndReason) -> &'static str {
@@ -63,6 +62,7 @@ pub(crate) fn about(
         level: level.to_owned(),
         message: message.into(),
         fields: BTreeMap::new(),
+        decision: None,
     }
 }
 
@@ -73,7 +73,7 @@ pub(crate) fn with(mut event: EventRow, name: &str, value: impl Into<String>) ->
 }
 
 /// The event for a placement.
-pub(crate) fn placed(row: &Sandbox, at: Timestamp, placed: &Placement) -> EventRow {
+pub(crate) fn placed(row: &Sandbox, at: Timestamp, placed: &Placed) -> EventRow {
     let decision = &placed.decision;
     let alternatives: Vec<_> = decision
         .alternatives
@@ -92,12 +92,10 @@ pub(crate) fn placed(row: &Sandbox, at: Timestamp, placed: &Placement) -> EventR
     if !alternatives.is_empty() {
         line = with(line, "alternatives", alternatives.join(","));
     }
-    if placed.sparing != Sparing::All {
-        line = with(line, "sparing", placed.sparing.as_str());
-    }
     if decision.counts.sum() > 0 {
         line = with(line, "rejected", decision.counts.to_string());
     }
+    line.decision = Some(placed.record.clone());
     line
 }
 

@@ -13,7 +13,7 @@ use atoll_core::node::{CallOutcome, ObservedSandbox, Refusal};
 use atoll_core::reconcile::{Action, Observed};
 use atoll_core::route::RouteUpdate;
 use atoll_core::sandbox::{Desired, EndReason, Sandbox, SandboxSpec, State};
-use atoll_core::scheduler::decision;
+use atoll_core::scheduler::record::Record;
 use atoll_core::time::Timestamp;
 use atoll_store::store::{AuditRow, EventRow, Intent, IntentChange, Transition};
 use tokio::task::{JoinError, JoinHandle};
@@ -22,7 +22,9 @@ use tracing::Instrument as _;
 
 use crate::events;
 use crate::exhausted;
+use crate::metrics;
 use crate::node_client::NodeClient;
+use crate::placement::Unplaced;
 use crate::reconciler::{Goal, Setback, Slot};
 use crate::service::Inner;
 
@@ -60,6 +62,8 @@ struct Change {
     last_error: Option<String>,
     events: Vec<EventRow>,
     audit: Option<Box<AuditRow>>,
+    /// A refusal of the scheduler, which goes with the event that tells of the failure.
+    decision: Option<Box<Record>>,
 }
 
 /// Carries out actions for one sandbox. It remembers, for the life of its task, who refused it.
@@ -125,20 +129,25 @@ impl Executor {
                 };
                 self.commit(row, Event::Place, change).await
             }
-            Err(refusal) => self.give_up(row, &refusal).await,
+            Err(unplaced) => self.give_up(row, *unplaced).await,
         }
     }
 
-    async fn give_up(&mut self, row: Sandbox, refused: &decision::Refusal) -> Attempt {
+    async fn give_up(&mut self, row: Sandbox, unplaced: Unplaced) -> Attempt {
         match self.refusal.take() {
             // A node tried: what it said is nearer to the cause than that no other is left.
             Some(refusal) if !matches!(refusal, Refusal::NoRoom(_)) => {
                 self.fail(row, EndReason::Failed, refusal.to_string()).await
             }
             _ => {
-                let told = exhausted::of_capacity(&self.inner, &row.team, refused);
-                let detail = refused.to_string();
-                self.fail_telling(row, EndReason::NoCapacity, detail, told)
+                let told = exhausted::of_capacity(&self.inner, &row.team, &unplaced.refusal);
+                let change = Change {
+                    events: told.into_iter().collect(),
+                    decision: Some(unplaced.record),
+                    ..Change::default()
+                };
+                let detail = unplaced.refusal.to_string();
+                self.fail_with(row, EndReason::NoCapacity, detail, change)
                     .await
             }
         }
@@ -221,6 +230,7 @@ impl Executor {
                     .registry
                     .observe(&row.id, generation, Observed::Known(seen));
                 self.inner.registry.accepted(&row.id, generation);
+                metrics::retried(self.refused_by.len());
                 Attempt::Moved(Box::new(row))
             }
             CallOutcome::Unknown(detail) => {
@@ -312,23 +322,22 @@ impl Executor {
     }
 
     async fn fail(&self, row: Sandbox, reason: EndReason, detail: String) -> Attempt {
-        self.fail_telling(row, reason, detail, None).await
+        self.fail_with(row, reason, detail, Change::default()).await
     }
 
     /// The same, with what there is to tell besides in the same commit.
-    async fn fail_telling(
+    async fn fail_with(
         &self,
         mut row: Sandbox,
         reason: EndReason,
         detail: String,
-        told: Option<EventRow>,
+        change: Change,
     ) -> Attempt {
         row.last_error = Some(detail.clone());
         let change = Change {
             stop_reason: Some(reason),
             last_error: Some(detail),
-            events: told.into_iter().collect(),
-            ..Change::default()
+            ..change
         };
         self.commit(row, Event::Fail, change).await
     }
@@ -389,6 +398,9 @@ impl Executor {
         after.stop_reason = after.stop_reason.or(change.stop_reason);
         let mut events = change.events;
         events.extend(events::announcements(next.effects, &after, at));
+        if let Some(told) = events.last_mut().filter(|_| change.decision.is_some()) {
+            told.decision = change.decision;
+        }
         let stamp = |effect| next.effects.contains(&effect).then_some(at);
         let transition = Transition {
             id: row.id.clone(),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use atoll_core::breaker::State;
 use atoll_core::resources::Resources;
+use atoll_core::scheduler::decision::Refusal;
 use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
@@ -18,6 +19,12 @@ const PHASE_SECONDS: &str = "atoll_sandbox_create_phase_seconds";
 const DECISIONS: &str = "atoll_schedule_decisions_total";
 /// How long they took.
 const DECISION_SECONDS: &str = "atoll_schedule_seconds";
+/// Refusals of the scheduler, by what nodes fell to.
+const REFUSALS: &str = "atoll_schedule_refusals_total";
+/// Places that are reserved.
+const RESERVATIONS: &str = "atoll_schedule_reservations";
+/// Nodes that refused a sandbox before one took it.
+const RETRIES: &str = "atoll_schedule_retries";
 /// Actions of the reconciler.
 const ACTIONS: &str = "atoll_reconcile_actions_total";
 /// How often a sandbox had to wait for another attempt.
@@ -34,7 +41,7 @@ const FLEET_RESOURCE: &str = "atoll_fleet_resource";
 const SANDBOXES: &str = "atoll_sandboxes";
 
 /// Every name, with what it says.
-pub const ALL: [(&str, &str); 12] = [
+pub const ALL: [(&str, &str); 15] = [
     (
         CREATES,
         "Creates, by outcome: `ok` or the kind of the error",
@@ -51,6 +58,18 @@ pub const ALL: [(&str, &str); 12] = [
     (
         DECISION_SECONDS,
         "Seconds that the scheduler took to decide",
+    ),
+    (
+        REFUSALS,
+        "Refusals of the scheduler, by constraint: one refusal counts for each that nodes fell to",
+    ),
+    (
+        RESERVATIONS,
+        "Places that are reserved for sandboxes that their nodes have not taken yet",
+    ),
+    (
+        RETRIES,
+        "Nodes that refused a sandbox before one took it: the steps to the next alternative",
     ),
     (ACTIONS, "Actions of the reconciler, by action"),
     (
@@ -83,6 +102,8 @@ pub fn describe() {
     for (name, text) in ALL {
         if name.ends_with("_total") {
             describe_counter!(name, text);
+        } else if name == RETRIES {
+            describe_histogram!(name, text);
         } else if name.ends_with("_seconds") {
             describe_histogram!(name, Unit::Seconds, text);
         } else {
@@ -102,11 +123,30 @@ pub(crate) fn phase(name: &'static str, took: Duration) {
     histogram!(PHASE_SECONDS, "phase" => name).record(took);
 }
 
-/// The scheduler decided.
-pub(crate) fn decided(is_placed: bool, took: Duration) {
-    let outcome = if is_placed { "placed" } else { "rejected" };
+/// The scheduler decided, or refused.
+pub(crate) fn decided(refusal: Option<&Refusal>, took: Duration) {
+    let outcome = if refusal.is_none() {
+        "placed"
+    } else {
+        "rejected"
+    };
+    for (constraint, _) in refusal.iter().flat_map(|refusal| refusal.counts.iter()) {
+        counter!(REFUSALS, "constraint" => constraint.name()).increment(1);
+    }
     counter!(DECISIONS, "outcome" => outcome).increment(1);
     histogram!(DECISION_SECONDS).record(took);
+}
+
+/// A node took a sandbox that so many refused before.
+pub(crate) fn retried(refusals: usize) {
+    let refusals = u32::try_from(refusals).unwrap_or(u32::MAX);
+    histogram!(RETRIES).record(f64::from(refusals));
+}
+
+/// So many places are reserved.
+pub(crate) fn reserved(places: usize) {
+    let places = u32::try_from(places).unwrap_or(u32::MAX);
+    gauge!(RESERVATIONS).set(f64::from(places));
 }
 
 /// The reconciler carried out an action.

@@ -11,6 +11,7 @@ use atoll_core::quota::{Limits, Overrides, Usage};
 use atoll_core::reconcile::{Action, NodeHealth, Observed};
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::{AccessToken, Sandbox, State};
+use atoll_core::scheduler::record::Record;
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 use atoll_store::store::StoredEvent;
@@ -341,6 +342,8 @@ pub struct EventView {
     pub message: String,
     /// More, by name.
     pub fields: BTreeMap<String, String>,
+    /// The scheduler's decision that it tells of: in the history of a sandbox only.
+    pub decision: Option<Box<Record>>,
 }
 
 impl From<&StoredEvent> for EventView {
@@ -355,6 +358,7 @@ impl From<&StoredEvent> for EventView {
             level: LogLevel::parse(&event.level).unwrap_or(LogLevel::Info),
             message: event.message.clone(),
             fields: event.fields.clone(),
+            decision: event.decision.clone(),
         }
     }
 }
@@ -520,7 +524,7 @@ pub struct SandboxExplanation {
     pub plan: Vec<Action>,
     /// Whether somebody is at work on it.
     pub is_driven: bool,
-    /// Where it was placed and why, oldest first.
+    /// Where it was placed, or refused, and why, oldest first.
     pub decisions: Vec<EventView>,
     /// What was repaired, oldest first.
     pub corrections: Vec<EventView>,

@@ -46,6 +46,7 @@ pub mod oracle;
 pub mod policy;
 mod protection;
 mod query;
+pub mod record;
 pub mod replicas;
 pub mod request;
 mod reservation;

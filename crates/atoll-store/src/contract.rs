@@ -53,6 +53,7 @@ macro_rules! contract {
                 event::a_reader_that_is_behind_what_was_pruned_is_told,
                 event::subscribers_find_their_cursors_again,
                 event::recent_events_are_paged_either_way,
+                event::decisions_are_part_of_a_subjects_history_only,
                 event::no_more_is_kept_than_may_be, webhook::webhooks_are_kept_and_changed,
                 webhook::progress_of_an_older_version_is_refused,
                 lifecycle::a_pause_keeps_and_a_resume_begins_a_new_deadline,
@@ -156,6 +157,7 @@ fn event(id: &str, second: i64, message: &str) -> EventRow {
         level: "info".to_owned(),
         message: message.to_owned(),
         fields: BTreeMap::from([("node".to_owned(), "n".to_owned())]),
+        decision: None,
     }
 }
 

@@ -312,7 +312,7 @@ impl Tables {
             .iter()
             .filter(|stored| query.matches(&stored.event))
             .take(size(limit))
-            .cloned()
+            .map(without_decision)
             .collect();
         let next = match events.last() {
             Some(last) if events.len() >= size(limit) => last.cursor,
@@ -703,7 +703,7 @@ impl Store for MemStore {
             events.reverse();
         }
         let page = events.into_iter().skip(size(offset)).take(size(limit));
-        Ok(page.cloned().collect())
+        Ok(page.map(without_decision).collect())
     }
 
     fn event_head(&self) -> watch::Receiver<Cursor> {
@@ -764,4 +764,11 @@ impl Store for MemStore {
     }
 
     async fn close(&self) {}
+}
+
+/// An event as those get it who walk along the sequence.
+fn without_decision(stored: &StoredEvent) -> StoredEvent {
+    let mut stored = stored.clone();
+    stored.event.decision = None;
+    stored
 }

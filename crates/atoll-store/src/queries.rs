@@ -236,15 +236,17 @@ macro_rules! event_columns {
 }
 
 pub(crate) const EVENT_INSERT: &str = "INSERT INTO events \
-     (sandbox, node, team, at, kind, level, message, fields) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+     (sandbox, node, team, at, kind, level, message, fields, decision) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 /// The beginning of a subject's history; clauses are appended with their placeholders numbered.
-pub(crate) const EVENT_LIST: &str = concat!("SELECT ", event_columns!(), " FROM events WHERE ");
-/// The beginning of a walk along the sequence; clauses are appended likewise.
+pub(crate) const EVENT_LIST: &str =
+    concat!("SELECT ", event_columns!(), ", decision FROM events WHERE ");
+/// The beginning of a walk along the sequence; clauses are appended likewise. Decisions are part of
+/// a subject's history only: subscribers would pay for them and have no use for them.
 pub(crate) const EVENT_LIST_AFTER: &str = concat!(
     "SELECT ",
     event_columns!(),
-    " FROM events WHERE seq > $1 AND seq <= $2"
+    ", NULL FROM events WHERE seq > $1 AND seq <= $2"
 );
 pub(crate) const EVENTS_DELETE: &str = "DELETE FROM events WHERE sandbox = $1";
 pub(crate) const EVENTS_NEWEST_OF: &str =

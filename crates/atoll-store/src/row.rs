@@ -16,6 +16,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::{Error, Result};
 
+mod decision;
+
+pub(crate) use decision::{decision_from_json, decision_to_json};
+
 /// The version of [`Config`] that is written.
 const CONFIG_VERSION: u32 = 1;
 

@@ -45,6 +45,7 @@ use atoll_core::id::{Generation, KeyId, NodeId, SandboxId, TeamId, TemplateId};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::quota::{Exceeded, Limits, Overrides, Usage};
 use atoll_core::sandbox::{Desired, EndReason, OnTimeout, Sandbox, State};
+use atoll_core::scheduler::record::Record;
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 use tokio::sync::watch;
@@ -261,6 +262,9 @@ pub struct EventRow {
     pub message: String,
     /// More, by name.
     pub fields: BTreeMap<String, String>,
+    /// The scheduler's decision that it tells of, if it does. Read with a subject's history only,
+    /// not by those who walk along the sequence.
+    pub decision: Option<Box<Record>>,
 }
 
 /// An event with its place in the sequence.

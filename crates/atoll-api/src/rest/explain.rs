@@ -12,6 +12,9 @@ use axum::extract::State;
 use http::{Method, StatusCode};
 use serde::Serialize;
 
+mod decision;
+
+use self::decision::DecisionDto;
 use super::admin::nodes::{NodeDto, ResourcesDto};
 use super::{Answer, Api, Segment, Table, json};
 use crate::auth::Operator;
@@ -61,7 +64,7 @@ struct SandboxDto {
     /// What would be done now, in order.
     plan: Vec<String>,
     in_progress: bool,
-    decisions: Vec<EventDto>,
+    decisions: Vec<DecisionDto>,
     corrections: Vec<EventDto>,
     errors: Vec<EventDto>,
     history: Vec<EventDto>,
@@ -148,7 +151,7 @@ impl From<&SandboxExplanation> for SandboxDto {
             observed: ObservedDto::from(&explanation.observed),
             plan: explanation.plan.iter().map(ToString::to_string).collect(),
             in_progress: explanation.is_driven,
-            decisions: events(&explanation.decisions),
+            decisions: decision::all(&explanation.decisions),
             corrections: events(&explanation.corrections),
             errors: events(&explanation.errors),
             history: events(&explanation.history),
@@ -198,15 +201,20 @@ impl From<&Observed> for ObservedDto {
 }
 
 fn events(views: &[EventView]) -> Vec<EventDto> {
-    let dto = |view: &EventView| EventDto {
-        cursor: view.cursor.get(),
-        at: to_rfc3339(view.at),
-        kind: view.kind.as_str(),
-        level: view.level.as_str(),
-        message: view.message.clone(),
-        fields: view.fields.clone(),
-    };
-    views.iter().map(dto).collect()
+    views.iter().map(EventDto::from).collect()
+}
+
+impl From<&EventView> for EventDto {
+    fn from(view: &EventView) -> Self {
+        Self {
+            cursor: view.cursor.get(),
+            at: to_rfc3339(view.at),
+            kind: view.kind.as_str(),
+            level: view.level.as_str(),
+            message: view.message.clone(),
+            fields: view.fields.clone(),
+        }
+    }
 }
 
 const fn desired_name(desired: Desired) -> &'static str {

@@ -16,7 +16,6 @@ use atoll_proto::orchestrator::{
     Allocation, Capacity, ComponentHealth, DrainMode, Event, GetHealthResponse,
     GetResourceUsageResponse, HealthStatus, Network, Node, NodeDescriptor, NodeState,
     ObservedState, OnTimeout, Resources, Sandbox, SandboxAccess, SandboxReport, SandboxState,
-    SchedulingDecision,
 };
 use buffa_types::google::protobuf;
 
@@ -273,27 +272,6 @@ pub(super) fn observed(id: &SandboxId, observed: Observed) -> Option<SandboxRepo
             detail: seen.detail.unwrap_or_default(),
             ..SandboxReport::default()
         }),
-    }
-}
-
-/// A decision of the scheduler, from the event that tells of it.
-pub(super) fn decision(view: EventView) -> SchedulingDecision {
-    let field = |name: &str| view.fields.get(name).cloned().unwrap_or_default();
-    let sandbox = view.subject.sandbox();
-    let alternatives = field("alternatives");
-    SchedulingDecision {
-        sandbox_id: sandbox.map_or_else(String::new, ToString::to_string),
-        node_id: field("node"),
-        score: field("score").parse().unwrap_or_default(),
-        alternatives: alternatives
-            .split(',')
-            .filter(|name| !name.is_empty())
-            .map(str::to_owned)
-            .collect(),
-        rejected: field("rejected"),
-        decided_at: time(view.at).into(),
-        reason: view.message,
-        ..SchedulingDecision::default()
     }
 }
 

@@ -371,7 +371,7 @@ pub(super) async fn explain(
     let tenant = caller.names_team.then_some(&caller.tenant);
     let known = api.control().sandbox_explain(tenant, &id).await?;
     let events = |views: Vec<_>| views.into_iter().map(message::event).collect();
-    let decisions = known.decisions.into_iter().map(message::decision);
+    let decisions = known.decisions.into_iter().map(super::decision::decision);
     Ok(ExplainSandboxResponse {
         observed: message::observed(&id, known.observed).into(),
         node_state: known

@@ -177,6 +177,7 @@ async fn a_slow_watcher_holds_up_nobody_and_is_told_that_it_fell_behind() {
         level: "info".to_owned(),
         message: "filler".to_owned(),
         fields: BTreeMap::new(),
+        decision: None,
     };
     let filler = vec![filler; 9_000];
     world.store.event_append(filler).await.unwrap();

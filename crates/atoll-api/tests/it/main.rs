@@ -7,6 +7,7 @@ mod admin;
 mod audit;
 mod bad_input;
 mod contract;
+mod decisions;
 mod events;
 mod explain;
 mod isolation;

@@ -15,6 +15,7 @@ use atoll_core::time::Clock as _;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What it has.
 const TOTAL: Resources = Resources {
@@ -27,6 +28,8 @@ const TOTAL: Resources = Resources {
 pub(crate) struct FakeNode {
     id: NodeId,
     info: NodeInfo,
+    /// Whether it refuses whatever it is to start.
+    is_full: AtomicBool,
     running: Mutex<BTreeMap<SandboxId, ObservedSandbox>>,
     specs: Mutex<BTreeMap<SandboxId, SandboxSpec>>,
     networks: Mutex<BTreeMap<SandboxId, NetworkPolicy>>,
@@ -34,7 +37,11 @@ pub(crate) struct FakeNode {
 
 impl FakeNode {
     pub(crate) fn new() -> Self {
-        Self::described("node-1", NodeInfo::default())
+        Self::named("node-1")
+    }
+
+    pub(crate) fn named(name: &str) -> Self {
+        Self::described(name, NodeInfo::default())
     }
 
     /// A node that says this of itself.
@@ -42,10 +49,16 @@ impl FakeNode {
         Self {
             id: id.parse().unwrap(),
             info,
+            is_full: AtomicBool::new(false),
             running: Mutex::default(),
             specs: Mutex::default(),
             networks: Mutex::default(),
         }
+    }
+
+    /// Has it refuse whatever it is to start.
+    pub(crate) fn refuse(&self) {
+        self.is_full.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn spec(&self, id: &str) -> SandboxSpec {
@@ -127,6 +140,9 @@ impl NodeClient for FakeNode {
     }
 
     async fn ensure(&self, spec: &SandboxSpec) -> CallOutcome<ObservedSandbox> {
+        if self.is_full.load(Ordering::Relaxed) {
+            return CallOutcome::Refused(Refusal::NoRoom("it says so".to_owned()));
+        }
         let observed = ObservedSandbox {
             id: spec.id.clone(),
             generation: spec.generation,

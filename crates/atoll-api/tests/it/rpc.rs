@@ -27,14 +27,14 @@ pub(crate) const SERVICE: &str = "/atoll.orchestrator.v1.OrchestratorService/";
 /// The flag of the frame that ends a gRPC-Web answer.
 const TRAILER_FRAME: u8 = 0x80;
 
-struct Reply {
+pub(crate) struct Reply {
     status: StatusCode,
     headers: HeaderMap,
     body: Vec<u8>,
 }
 
 impl Reply {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&self.body)))
     }
@@ -80,7 +80,7 @@ async fn connect(world: &World, method: &str, message: Value) -> Reply {
     connect_as(world, &[("x-api-key", KEY)], method, message).await
 }
 
-async fn connect_admin(world: &World, method: &str, message: Value) -> Reply {
+pub(crate) async fn connect_admin(world: &World, method: &str, message: Value) -> Reply {
     connect_as(world, &[("x-admin-token", ADMIN_TOKEN)], method, message).await
 }
 

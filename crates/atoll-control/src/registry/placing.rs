@@ -10,9 +10,10 @@
 
 use std::sync::Arc;
 
-use atoll_core::id::{Generation, NodeId, SandboxId};
+use atoll_core::id::{BuildId, Generation, NodeId, SandboxId};
 use atoll_core::reconcile::Observed;
 use atoll_core::sandbox::Sandbox;
+use atoll_core::scheduler::artifact::{Artifact, Kind};
 use atoll_core::scheduler::constraint::{Constraint, Counts};
 use atoll_core::scheduler::decision::{Decision, Refusal};
 use atoll_core::scheduler::fleet::Fleet;
@@ -144,6 +145,17 @@ impl Registry {
             }
             None => fleet.note_start(node, false, now),
         }
+    }
+
+    /// Places that are reserved for sandboxes that their nodes have not taken yet.
+    pub(crate) fn reservations(&self) -> usize {
+        lock(&self.inner).fleet.size().reservations
+    }
+
+    /// Notes that a node has the files of a template's build, or has them no more.
+    pub(crate) fn note_template(&self, node: &NodeId, build: &BuildId, has: bool) {
+        let artifact = Artifact::new(Kind::Template, build.to_string());
+        lock(&self.inner).fleet.set_artifact(node, &artifact, has);
     }
 
     /// A start on a node failed, or nobody knows what became of it: the node gets less. The place

@@ -49,7 +49,7 @@ impl ControlPlane {
                 .as_ref()
                 .and_then(|node| nodes.get(node))
                 .copied(),
-            decisions: of_kind(&history, EventKind::SandboxPlaced),
+            decisions: decisions(&history),
             corrections: of_kind(&history, EventKind::SandboxCorrected),
             errors: errors(&history),
             history,
@@ -99,6 +99,13 @@ impl ControlPlane {
         let newest = newest.map_err(unavailable)?;
         Ok(newest.iter().rev().map(EventView::from).collect())
     }
+}
+
+/// The events of placements and of those that were refused.
+fn decisions(history: &[EventView]) -> Vec<EventView> {
+    let is_decision =
+        |event: &&EventView| event.kind == EventKind::SandboxPlaced || event.decision.is_some();
+    history.iter().filter(is_decision).cloned().collect()
 }
 
 fn of_kind(history: &[EventView], kind: EventKind) -> Vec<EventView> {

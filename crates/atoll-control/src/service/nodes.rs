@@ -39,10 +39,13 @@ impl ControlPlane {
         events: mpsc::Receiver<NodeEvent>,
     ) -> Result<()> {
         let inner = &self.inner;
-        inner.prepare_node(client.as_ref()).await;
+        let builds = inner.prepare_node(client.as_ref()).await;
         let node = client.node().clone();
         let now = inner.clock.now();
         let (client, is_again) = inner.registry.join(client, now);
+        for build in &builds {
+            inner.registry.note_template(&node, build, true);
+        }
         // A node serves also while the store does not: what its operator decided is in memory.
         if let Err(error) = inner.store.node_join(&node, &client.info(), now).await {
             tracing::warn!(%node, %error, "the node is not recorded");

@@ -23,5 +23,6 @@ impl ControlPlane {
             }
         }
         metrics::fleet(total, allocated, sandboxes);
+        metrics::reserved(self.inner.registry.reservations());
     }
 }

@@ -168,7 +168,10 @@ impl ControlPlane {
         for client in inner.registry.clients() {
             let call = client.remove_template(id, &row.template.build);
             match timeout(REMOVE_TIMEOUT, call).await {
-                Ok(CallOutcome::Done(())) => {}
+                Ok(CallOutcome::Done(())) => {
+                    let build = &row.template.build;
+                    inner.registry.note_template(client.node(), build, false);
+                }
                 Ok(CallOutcome::Refused(_) | CallOutcome::Unknown(_)) | Err(_) => {
                     // Its files stay until the node is told again; nothing can start from them.
                     tracing::warn!(template = %id, node = %client.node(), "template stays on node");
@@ -336,7 +339,10 @@ impl Inner {
                 CallOutcome::Unknown("the node did not answer in time".to_owned())
             });
             match outcome {
-                CallOutcome::Done(()) => {}
+                CallOutcome::Done(()) => {
+                    let build = &template.build;
+                    self.registry.note_template(client.node(), build, true);
+                }
                 CallOutcome::Refused(refusal) => return Err(not_made(&refusal)),
                 CallOutcome::Unknown(detail) => {
                     return Err(Error::new(
@@ -370,7 +376,9 @@ impl Inner {
 
     /// Has a node make the declared templates before it is given sandboxes. What it cannot make is
     /// only told: the node refuses sandboxes of that template, and what runs on it is adopted.
-    pub(super) async fn prepare_node(&self, client: &dyn NodeClient) {
+    /// Answers the builds that it has.
+    pub(super) async fn prepare_node(&self, client: &dyn NodeClient) -> Vec<BuildId> {
+        let mut made = Vec::new();
         let declared = lock(&self.declared).clone();
         for (id, source) in declared {
             let Some(row) = self.catalog.get(&id) else {
@@ -379,6 +387,9 @@ impl Inner {
             let (node, build) = (client.node(), &row.template.build);
             let call = client.import_template(&id, build, &source);
             let outcome = timeout(IMPORT_TIMEOUT, call).await;
+            if outcome == Ok(CallOutcome::Done(())) {
+                made.push(build.clone());
+            }
             match outcome {
                 Ok(CallOutcome::Done(())) if is_ready(&row.template) => {}
                 Ok(CallOutcome::Done(())) => {
@@ -396,6 +407,7 @@ impl Inner {
                 Err(_) => tracing::warn!(template = %id, %node, "node makes its template too long"),
             }
         }
+        made
     }
 
     /// Writes the counts of started sandboxes. They are statistics: a crash may lose the last few

@@ -78,6 +78,7 @@ fn filler(count: usize) -> Vec<EventRow> {
         level: "info".to_owned(),
         message: "filler".to_owned(),
         fields: BTreeMap::new(),
+        decision: None,
     };
     vec![filler; count]
 }

@@ -102,6 +102,41 @@ impl Constraint {
         self as usize
     }
 
+    /// Its name, as stored.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Excluded => "refused",
+            Self::Artifact => "artifact",
+            Self::Draining => "draining",
+            Self::Suspect => "suspect",
+            Self::Lost => "lost",
+            Self::Taint => "taint",
+            Self::Label => "label",
+            Self::Tag => "tag",
+            Self::Architecture => "architecture",
+            Self::CpuFeature => "cpu_feature",
+            Self::Driver => "driver",
+            Self::AntiAffinity => "anti_affinity",
+            Self::Failing => "failing",
+            Self::Sandboxes => "sandboxes",
+            Self::Starts => "starts",
+            Self::Pressure => "pressure",
+            Self::Cpu => "cpu",
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+            Self::Network => "network",
+        }
+    }
+
+    /// The constraint of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|constraint| constraint.name() == name)
+    }
+
     /// The constraint in words that end "… node(s)".
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -1,7 +1,10 @@
 //! What every store must do with events.
 
 use atoll_core::event::{Cursor, EventKind, Subject};
+use atoll_core::id::Generation;
 use atoll_core::sandbox::EndReason;
+use atoll_core::scheduler::decision::Candidate;
+use atoll_core::scheduler::record::{Asked, Part, Record, Rejected, Short, SmallestChange};
 use sqlx::Connection as _;
 
 use super::{at, event, history, insert, intent, prune, start, stop, team};
@@ -15,6 +18,71 @@ fn of(subject: Subject, kind: EventKind, second: i64) -> EventRow {
         kind,
         ..event("i", second, kind.as_str())
     }
+}
+
+/// Everything that a decision can say.
+fn decision() -> Record {
+    let node = |name: &str| name.parse().unwrap();
+    Record {
+        node: Some(node("n1")),
+        score: 930_000,
+        parts: vec![Part {
+            term: "spread".to_owned(),
+            value: 900_000,
+            weight_permille: 833,
+        }],
+        alternatives: vec![Candidate {
+            node: node("n2"),
+            score: 920_000,
+        }],
+        strategy: "least_allocated".to_owned(),
+        sparing: "all".to_owned(),
+        fitting: 2,
+        rejected: vec![Rejected {
+            constraint: "memory".to_owned(),
+            nodes: 12,
+        }],
+        smallest_change: Some(SmallestChange {
+            text: "needs more".to_owned(),
+            nodes: 1,
+            short: vec![Short {
+                dimension: "memory".to_owned(),
+                needs: 4_096,
+                free: 3_277,
+            }],
+        }),
+        asked: Asked {
+            generation: Generation::new(3),
+            seed: u64::MAX,
+            refused: vec![node("n3")],
+        },
+    }
+}
+
+pub(super) async fn decisions_are_part_of_a_subjects_history_only(store: &dyn Store) {
+    let row = insert(store, "ia").await;
+    let subject = Subject::Sandbox(row.id.clone());
+    let mut placed = of(subject, EventKind::SandboxPlaced, 200);
+    placed.decision = Some(Box::new(decision()));
+    let mut refused = placed.clone();
+    refused.decision = Some(Box::new(Record {
+        node: None,
+        smallest_change: None,
+        ..decision()
+    }));
+    let written = vec![placed.clone(), refused.clone()];
+    store.event_append(written).await.unwrap();
+    let listed = store.event_list(&history(&row.id)).await.unwrap();
+    let listed: Vec<_> = listed.into_iter().map(|stored| stored.event).collect();
+    assert_eq!(listed[0].decision, None);
+    assert_eq!(listed[1..], [placed, refused]);
+    let query = EventQuery::default();
+    let page = store.event_list_after(Cursor::START, &query, 100).await;
+    for stored in page.unwrap().events {
+        assert_eq!(stored.event.decision, None);
+    }
+    let page = store.event_page(&query, false, 0, 100).await.unwrap();
+    assert!(page.iter().all(|stored| stored.event.decision.is_none()));
 }
 
 fn node(id: &str) -> Subject {

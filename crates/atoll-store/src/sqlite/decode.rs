@@ -16,8 +16,8 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use crate::row::{
-    config_from_json, corrupt, desired_from_name, fields_from_json, parse, reason_from_name,
-    status_from_name,
+    config_from_json, corrupt, decision_from_json, desired_from_name, fields_from_json, parse,
+    reason_from_name, status_from_name,
 };
 use crate::store::{
     AuditRow, Error, EventRow, KeyRow, Result, StoredEvent, TeamRow, TeamUsage, TemplateRow,
@@ -245,7 +245,7 @@ pub(super) fn template(row: &SqliteRow) -> Result<TemplateRow> {
     })
 }
 
-/// Reads the columns of `event_columns!`, in their order.
+/// Reads the columns of `event_columns!`, in their order, and the decision behind them.
 pub(super) fn event(row: &SqliteRow) -> Result<StoredEvent> {
     const TABLE: &str = "events";
     let seq: i64 = column(row, 0)?;
@@ -259,6 +259,7 @@ pub(super) fn event(row: &SqliteRow) -> Result<StoredEvent> {
     };
     let team: Option<&str> = column(row, 3)?;
     let kind: &str = column(row, 5)?;
+    let decision: Option<&str> = column(row, 9)?;
     Ok(StoredEvent {
         cursor: Cursor::new(unsigned(row, 0, TABLE, &id)?),
         event: EventRow {
@@ -270,6 +271,9 @@ pub(super) fn event(row: &SqliteRow) -> Result<StoredEvent> {
             level: column(row, 6)?,
             message: column(row, 7)?,
             fields: fields_from_json(&id, column(row, 8)?)?,
+            decision: decision
+                .map(|text| decision_from_json(&id, text).map(Box::new))
+                .transpose()?,
         },
     })
 }

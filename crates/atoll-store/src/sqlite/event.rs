@@ -10,7 +10,7 @@ use super::apply::{Prune, execute};
 use super::read::{Clauses, all, one};
 use super::{batch, decode};
 use crate::queries;
-use crate::row::{fields_to_json, to_i64};
+use crate::row::{decision_to_json, fields_to_json, to_i64};
 use crate::store::{
     EVENTS_PER_SANDBOX, Error, EventFilter, EventGap, EventPage, EventQuery, EventRow, Result,
     StoredEvent,
@@ -38,7 +38,8 @@ pub(super) async fn append(
                 .bind(event.kind.as_str())
                 .bind(event.level.as_str())
                 .bind(event.message.as_str())
-                .bind(fields_to_json(&event.fields));
+                .bind(fields_to_json(&event.fields))
+                .bind(event.decision.as_deref().map(decision_to_json));
         }
         let done = statement
             .execute(&mut *tx)

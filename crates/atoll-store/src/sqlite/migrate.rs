@@ -46,6 +46,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         include_str!("../../migrations/sqlite/0008_pages.sql"),
     ),
     (
+        9,
+        "decisions",
+        include_str!("../../migrations/sqlite/0009_decisions.sql"),
+    ),
+    (
         10,
         "policy",
         include_str!("../../migrations/sqlite/0010_policy.sql"),

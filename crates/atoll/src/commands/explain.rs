@@ -71,7 +71,7 @@ fn sandbox(explained: &Value) -> String {
     if !intent["lastError"].is_null() {
         let _ = writeln!(text, "error     {}", word(&intent["lastError"]));
     }
-    section(&mut text, "decisions", &explained["decisions"]);
+    decisions(&mut text, &explained["decisions"]);
     section(&mut text, "corrections", &explained["corrections"]);
     section(&mut text, "history", &explained["history"]);
     text.trim_end().to_owned()
@@ -135,6 +135,100 @@ fn pairs(map: &Value) -> String {
 
 fn words(values: &Value) -> String {
     list(values).iter().map(word).collect::<Vec<_>>().join(", ")
+}
+
+/// Where it was placed, or refused, and why.
+fn decisions(text: &mut String, events: &Value) {
+    let events = list(events);
+    if events.is_empty() {
+        return;
+    }
+    text.push_str("decisions\n");
+    for event in events {
+        let decision = &event["decision"];
+        if decision.is_null() {
+            let _ = writeln!(
+                text,
+                "  {}  {}",
+                word(&event["at"]),
+                word(&event["message"])
+            );
+            continue;
+        }
+        let _ = match &decision["nodeID"] {
+            Value::Null => writeln!(
+                text,
+                "  {}  no node for generation {}",
+                word(&event["at"]),
+                word(&decision["generation"]),
+            ),
+            node => writeln!(
+                text,
+                "  {}  {} for generation {}, score {}: {}",
+                word(&event["at"]),
+                word(node),
+                word(&decision["generation"]),
+                percent(&decision["score"]),
+                word(&event["message"]),
+            ),
+        };
+        decision_lines(text, decision);
+    }
+}
+
+fn decision_lines(text: &mut String, decision: &Value) {
+    let mut line = |name: &str, content: String| {
+        if !content.is_empty() {
+            let _ = writeln!(text, "      {name:<12}{content}");
+        }
+    };
+    let joined = |of: &str, one: fn(&Value) -> String| {
+        let all: Vec<_> = list(&decision[of]).iter().map(one).collect();
+        all.join(", ")
+    };
+    line(
+        "parts",
+        joined("parts", |part| {
+            let weight = part["weightPermille"].as_u64().unwrap_or_default();
+            let weight = format!("{}.{}%", weight / 10, weight % 10);
+            let value = percent(&part["value"]);
+            format!("{} {value} of {weight}", word(&part["term"]))
+        }),
+    );
+    line(
+        "then",
+        joined("alternatives", |other| {
+            format!("{} {}", word(&other["nodeID"]), percent(&other["score"]))
+        }),
+    );
+    line(
+        "not",
+        joined("rejected", |rejected| {
+            let constraint = word(&rejected["constraint"]);
+            format!("{constraint}: {} node(s)", word(&rejected["nodes"]))
+        }),
+    );
+    line("refused by", joined("refused", word));
+    if !decision["smallestChange"].is_null() {
+        line("would fit", word(&decision["smallestChange"]["text"]));
+    }
+    let mut how = format!(
+        "{} of {} node(s) that fit, seed {}",
+        word(&decision["strategy"]),
+        word(&decision["fitting"]),
+        word(&decision["seed"]),
+    );
+    // Who is spared usually is no news.
+    if let Some(sparing @ ("failing" | "nobody")) = decision["sparing"].as_str() {
+        let _ = write!(how, ", sparing {sparing}");
+    }
+    line("how", how);
+}
+
+/// A score or a part of one, of a million.
+fn percent(value: &Value) -> String {
+    let value = value.as_u64().unwrap_or_default();
+    format!("{}.{}%", value / 10_000, value % 10_000 / 1_000)
 }
 
 fn section(text: &mut String, title: &str, events: &Value) {
