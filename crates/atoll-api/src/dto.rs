@@ -39,6 +39,7 @@ pub(crate) struct NewSandbox {
     pub(crate) env_vars: Option<BTreeMap<String, String>>,
     pub(crate) iam: Option<Iam>,
     pub(crate) volume_mounts: Option<Vec<Value>>,
+    pub(crate) scheduling: Option<Value>,
 }
 
 /// Whether traffic wakes a paused sandbox.

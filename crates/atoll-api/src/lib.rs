@@ -31,5 +31,6 @@ mod network;
 mod query;
 pub mod rest;
 mod rpc;
+pub mod scheduling;
 mod time;
 pub mod webhook;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use atoll_core::quota::Limits;
 use atoll_core::resources::Resources;
+use atoll_core::scheduler::overlay::Overlay;
 
 use crate::limit::{
     CREATES_IN_FLIGHT_MAX, TEAM_CREATES_IN_FLIGHT_MAX, TEAM_LIMITS, WEBHOOKS_PER_TEAM_MAX,
@@ -91,6 +92,9 @@ pub struct Config {
     pub envd_version: String,
     /// How much more than they have is allocated on nodes.
     pub overcommit: Overcommit,
+    /// What all sandboxes must and should have of their nodes, beside what each team's and each
+    /// request's policy says.
+    pub policy: Overlay,
 }
 
 impl Config {
@@ -120,6 +124,7 @@ impl Config {
                 memory_pct: 100,
                 disk_pct: 100,
             },
+            policy: Overlay::default(),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_core::crash;
+use atoll_core::error::ErrorKind;
 use atoll_core::id::{Generation, NodeId};
 use atoll_core::lifecycle::{Effect, Event, Refused, step};
 use atoll_core::node::{CallOutcome, ObservedSandbox, Refusal};
@@ -120,7 +121,17 @@ impl Executor {
 
     async fn place_under(&mut self, row: Sandbox, generation: Generation) -> Attempt {
         let now = self.inner.clock.now();
-        match self.inner.place(&row, generation, &self.refused_by) {
+        let laid = match self.inner.lay(&row).await {
+            Ok(laid) => laid,
+            Err(error) if error.kind == ErrorKind::InvalidArgument => {
+                // A policy above it was changed since it was made.
+                return self
+                    .fail(row, EndReason::NoCapacity, error.to_string())
+                    .await;
+            }
+            Err(error) => return Attempt::Wait(error.to_string()),
+        };
+        match self.inner.place(&row, &laid, generation, &self.refused_by) {
             Ok(placed) => {
                 let change = Change {
                     events: vec![events::placed(&row, now, &placed)],

@@ -13,6 +13,7 @@ use std::time::Duration;
 use atoll_core::error::ErrorKind;
 use atoll_core::id::TeamId;
 use atoll_core::quota::{Limits, Rate};
+use atoll_core::scheduler::overlay::Overlay;
 use atoll_store::store::TeamRow;
 use governor::clock::Clock;
 use governor::middleware::NoOpMiddleware;
@@ -98,6 +99,7 @@ impl Limiter {
 #[derive(Debug)]
 pub(crate) struct Gate {
     is_disabled: bool,
+    policy: Option<Box<Overlay>>,
     requests: Arc<Limiter>,
     creates: Arc<Limiter>,
     creating: Arc<Semaphore>,
@@ -114,6 +116,7 @@ impl Gate {
         };
         Self {
             is_disabled: row.is_disabled,
+            policy: row.policy.clone(),
             requests: limiter(limits.requests, before.map(|gate| &gate.requests)),
             creates: limiter(limits.creates, before.map(|gate| &gate.creates)),
             creating: before.map_or_else(
@@ -126,6 +129,11 @@ impl Gate {
             ),
             creating_max,
         }
+    }
+
+    /// What the team's sandboxes must and should have of their nodes.
+    pub(crate) fn policy(&self) -> Option<&Overlay> {
+        self.policy.as_deref()
     }
 
     /// Lets one request in.

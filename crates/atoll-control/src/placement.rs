@@ -5,9 +5,11 @@
 
 use std::sync::Arc;
 
+use atoll_core::error::ErrorKind;
 use atoll_core::id::{Generation, NodeId};
 use atoll_core::sandbox::Sandbox;
 use atoll_core::scheduler::decision::{Decision, Refusal};
+use atoll_core::scheduler::overlay::{self, Invalid, Laid, Level, Subject};
 use atoll_core::scheduler::policy::{Policy, Strategy};
 use atoll_core::scheduler::record::{Asked, Record};
 use atoll_core::scheduler::request::Request;
@@ -15,6 +17,7 @@ use atoll_core::scheduler::score::{Term, Weights};
 use tokio::time::Instant;
 use tracing::field::{Empty, display};
 
+use crate::error::{Error, Result};
 use crate::metrics;
 use crate::registry::placing::{Wanted, groups};
 use crate::service::Inner;
@@ -60,14 +63,18 @@ impl Inner {
     pub(crate) fn place(
         &self,
         sandbox: &Sandbox,
+        laid: &Laid,
         generation: Generation,
         refused_by: &[NodeId],
-    ) -> Result<Placed, Box<Unplaced>> {
-        let policy = &self.policy;
+    ) -> std::result::Result<Placed, Box<Unplaced>> {
+        let policy = &laid.policy;
         let wanted = Wanted {
             sandbox,
             generation,
-            request: request(sandbox, refused_by),
+            request: Request {
+                excluded: refused_by.to_vec(),
+                ..self.request(sandbox, laid)
+            },
             policy,
             seed: self.draw_seed(),
         };
@@ -113,15 +120,43 @@ impl Inner {
             }
         }
     }
-}
 
-/// What is asked of a node for a sandbox.
-fn request(sandbox: &Sandbox, refused_by: &[NodeId]) -> Request {
-    Request {
-        amount: sandbox.config.resources.into(),
-        template: Some(sandbox.config.build.to_string()),
-        groups: groups(sandbox),
-        excluded: refused_by.to_vec(),
-        ..Request::default()
+    /// What the fleet's, the team's and the request's policies come to for a sandbox.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, with the name of the field, if one level rules out what another asks for;
+    /// `NotFound` for the team; `Unavailable` for the store.
+    pub(crate) async fn lay(&self, sandbox: &Sandbox) -> Result<Laid> {
+        let gate = self.gate(&sandbox.team).await?.ok_or_else(|| {
+            let message = format!("there is no team `{}`", sandbox.team);
+            Error::new(ErrorKind::NotFound, message)
+        })?;
+        let mut levels = vec![(Level::Fleet, &self.config.policy)];
+        levels.extend(gate.policy().map(|policy| (Level::Team, policy)));
+        let said = sandbox.config.scheduling.as_deref();
+        levels.extend(said.map(|policy| (Level::Request, policy)));
+        let subject = Subject {
+            team: &sandbox.team,
+            metadata: &sandbox.config.metadata,
+            build: sandbox.config.build.as_str(),
+        };
+        let laid = overlay::lay(&self.policy, &levels, &subject);
+        laid.map_err(|invalid| {
+            let Invalid { field, problem } = invalid;
+            Error::invalid(format!("`scheduling.{field}` {problem}"))
+        })
+    }
+
+    /// What is asked of a node for a sandbox.
+    pub(crate) fn request(&self, sandbox: &Sandbox, laid: &Laid) -> Request {
+        let near = laid.near.as_ref();
+        Request {
+            amount: sandbox.config.resources.into(),
+            template: Some(sandbox.config.build.to_string()),
+            near: near.and_then(|id| self.registry.node_for(&sandbox.team, id)),
+            spread_group: laid.spread_group.clone(),
+            groups: groups(sandbox),
+            ..Request::default()
+        }
     }
 }

@@ -10,8 +10,10 @@ use atoll_core::network::NetworkPolicy;
 use atoll_core::quota::Overrides;
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::OnTimeout;
+use atoll_core::scheduler::overlay::Overlay;
 use atoll_core::template::TemplateSource;
 use atoll_core::time::Timestamp;
+pub use atoll_store::store::PolicyChange;
 use secrecy::SecretString;
 
 /// A request for a new sandbox.
@@ -34,6 +36,8 @@ pub struct CreateRequest {
     pub on_timeout: OnTimeout,
     /// Whether traffic to a paused sandbox resumes it.
     pub auto_resume: bool,
+    /// What is asked for about its node, within its limits.
+    pub scheduling: Option<Box<Overlay>>,
     /// Retrying with the same key and the same fingerprint answers with the same sandbox.
     pub idempotency_key: Option<String>,
     /// A digest of the request's content; only compared, and only with `idempotency_key`.
@@ -240,4 +244,6 @@ pub struct TeamUpdate {
     pub is_disabled: Option<bool>,
     /// All of its own limits.
     pub overrides: Option<Overrides>,
+    /// Its policy, within its limits.
+    pub policy: Option<PolicyChange>,
 }

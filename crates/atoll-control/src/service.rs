@@ -21,6 +21,7 @@ mod pause;
 pub(crate) mod resource;
 mod restart;
 mod resume;
+pub(crate) mod schedule;
 mod teams;
 mod templates;
 mod timeout;

@@ -11,6 +11,7 @@ use atoll_core::quota::{Limits, Overrides, Usage};
 use atoll_core::reconcile::{Action, NodeHealth, Observed};
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::{AccessToken, Sandbox, State};
+use atoll_core::scheduler::overlay::Overlay;
 use atoll_core::scheduler::record::Record;
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
@@ -167,6 +168,8 @@ pub struct TeamView {
     pub created_at: Timestamp,
     /// Its own limits.
     pub overrides: Overrides,
+    /// What its sandboxes must and should have of their nodes.
+    pub policy: Option<Box<Overlay>>,
     /// The limits that hold for it.
     pub limits: Limits,
     /// What it has that counts against them.

@@ -7,6 +7,7 @@ use crate::id::{BuildId, Generation, KeyId, NodeId, SandboxId, TeamId, TemplateI
 use crate::network::NetworkPolicy;
 use crate::quota::Charge;
 use crate::resources::Resources;
+use crate::scheduler::overlay::Overlay;
 use crate::time::Timestamp;
 
 /// Where a sandbox stands. [`crate::sandbox`] only names the states; which may follow which is
@@ -79,6 +80,8 @@ pub struct SandboxConfig {
     pub on_timeout: OnTimeout,
     /// Whether traffic to a paused sandbox resumes it.
     pub auto_resume: bool,
+    /// What was asked for about its node.
+    pub scheduling: Option<Box<Overlay>>,
 }
 
 /// Why a sandbox ended.

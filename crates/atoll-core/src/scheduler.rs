@@ -43,6 +43,7 @@ mod judge;
 mod lanes;
 pub mod node;
 pub mod oracle;
+pub mod overlay;
 pub mod policy;
 mod protection;
 mod query;

@@ -3,6 +3,7 @@
 mod event;
 mod lifecycle;
 mod paging;
+mod policy;
 mod teams;
 mod webhook;
 
@@ -129,6 +130,7 @@ fn sandbox(id: &str) -> Sandbox {
             is_secured: true,
             on_timeout: OnTimeout::Pause { keep_memory: false },
             auto_resume: true,
+            scheduling: Some(Box::new(policy::full())),
         },
         state: State::Pending,
         desired: Desired::Running,

@@ -7,6 +7,7 @@
 mod descriptor_row;
 pub mod memory;
 pub mod metrics;
+mod policy_row;
 mod queries;
 mod row;
 pub mod sqlite;

@@ -447,6 +447,7 @@ impl Store for MemStore {
             is_disabled: false,
             created_at: at,
             overrides: Overrides::default(),
+            policy: None,
             usage: TeamUsage::default(),
         });
         Ok(())
@@ -487,6 +488,9 @@ impl Store for MemStore {
         }
         row.is_disabled = change.is_disabled.unwrap_or(row.is_disabled);
         row.overrides = change.overrides.unwrap_or(row.overrides);
+        if let Some(change) = change.policy {
+            row.policy = change.into_policy();
+        }
         Ok(TeamChanged::Yes(Box::new(row.clone())))
     }
 

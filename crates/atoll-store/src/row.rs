@@ -11,9 +11,11 @@ use atoll_core::network::NetworkPolicy;
 use atoll_core::node::DrainMode;
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::{Desired, EndReason, OnTimeout, SandboxConfig, State};
+use atoll_core::scheduler::overlay::Overlay;
 use atoll_core::template::BuildStatus;
 use serde::{Deserialize, Serialize};
 
+use crate::policy_row::PolicyRow;
 use crate::store::{Error, Result};
 
 mod decision;
@@ -38,6 +40,8 @@ pub(crate) struct Config {
     secured: bool,
     on_timeout: String,
     auto_resume: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    scheduling: Option<Box<PolicyRow>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -79,6 +83,10 @@ pub(crate) fn config_to_json(config: &SandboxConfig) -> String {
         }
         .to_owned(),
         auto_resume: config.auto_resume,
+        scheduling: config
+            .scheduling
+            .as_deref()
+            .map(|said| Box::new(said.into())),
     };
     json(&row)
 }
@@ -95,6 +103,7 @@ pub(crate) fn config_from_json(
     if row.v != CONFIG_VERSION {
         return Err(corrupt(format!("config version {} is not known", row.v)));
     }
+    let scheduling = row.scheduling.map(|said| (*said).try_into().map(Box::new));
     Ok(SandboxConfig {
         template: parse("sandboxes", id, template)?,
         build: parse("sandboxes", id, build)?,
@@ -121,6 +130,7 @@ pub(crate) fn config_from_json(
             other => return Err(corrupt(format!("on_timeout `{other}` is not known"))),
         },
         auto_resume: row.auto_resume,
+        scheduling: scheduling.transpose().map_err(corrupt)?,
     })
 }
 
@@ -130,6 +140,16 @@ pub(crate) fn fields_to_json(fields: &BTreeMap<String, String>) -> String {
 
 pub(crate) fn fields_from_json(id: &str, text: &str) -> Result<BTreeMap<String, String>> {
     serde_json::from_str(text).map_err(|error| corrupt("events", id, error.to_string()))
+}
+
+pub(crate) fn policy_to_json(policy: &Overlay) -> String {
+    json(&PolicyRow::from(policy))
+}
+
+pub(crate) fn policy_from_json(id: &str, text: &str) -> Result<Box<Overlay>> {
+    let row = serde_json::from_str::<PolicyRow>(text).map_err(|error| error.to_string());
+    let policy = row.and_then(Overlay::try_from).map(Box::new);
+    policy.map_err(|detail| corrupt("teams", id, detail))
 }
 
 pub(crate) fn json<T: Serialize>(value: &T) -> String {

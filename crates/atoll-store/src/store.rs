@@ -45,6 +45,7 @@ use atoll_core::id::{Generation, KeyId, NodeId, SandboxId, TeamId, TemplateId};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::quota::{Exceeded, Limits, Overrides, Usage};
 use atoll_core::sandbox::{Desired, EndReason, OnTimeout, Sandbox, State};
+use atoll_core::scheduler::overlay::Overlay;
 use atoll_core::scheduler::record::Record;
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
@@ -136,6 +137,8 @@ pub struct TeamRow {
     pub created_at: Timestamp,
     /// Its own limits.
     pub overrides: Overrides,
+    /// What its sandboxes must and should have of their nodes.
+    pub policy: Option<Box<Overlay>>,
     /// What it has.
     pub usage: TeamUsage,
 }
@@ -149,6 +152,28 @@ pub struct TeamChange {
     pub is_disabled: Option<bool>,
     /// All of its own limits.
     pub overrides: Option<Overrides>,
+    /// Its policy.
+    pub policy: Option<PolicyChange>,
+}
+
+/// What becomes of a team's policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PolicyChange {
+    /// This one takes the place of what there was.
+    Set(Box<Overlay>),
+    /// There is none any more.
+    Clear,
+}
+
+impl PolicyChange {
+    /// The policy afterwards.
+    #[must_use]
+    pub fn into_policy(self) -> Option<Box<Overlay>> {
+        match self {
+            Self::Set(policy) => Some(policy),
+            Self::Clear => None,
+        }
+    }
 }
 
 /// What became of a team's change.

@@ -194,6 +194,7 @@ impl Clients {
             is_secured: true,
             on_timeout,
             auto_resume: self.world.happens(300),
+            scheduling: None,
             idempotency_key: key,
             fingerprint: "the same".to_owned(),
         }

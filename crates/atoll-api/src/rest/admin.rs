@@ -2,6 +2,7 @@
 
 mod audit;
 pub(super) mod nodes;
+mod schedule;
 mod teams;
 
 use atoll_control::request::ImportRequest;
@@ -34,7 +35,7 @@ const MAX_CPU_COUNT: u32 = 1_024;
 const MAX_NAME_LEN: usize = 64;
 
 pub(super) fn routes(table: Table) -> Table {
-    let table = nodes::routes(table);
+    let table = schedule::routes(nodes::routes(table));
     audit::routes(teams::routes(table))
         .add(Method::GET, "/admin/v1/keys", list_keys)
         .add(Method::POST, "/admin/v1/keys", create_key)

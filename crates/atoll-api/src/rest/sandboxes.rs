@@ -8,6 +8,7 @@ use atoll_core::sandbox::OnTimeout;
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderMap, HeaderName, Method, StatusCode};
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::{Answer, Api, SandboxPath, Table, json, made, no_content};
@@ -21,6 +22,7 @@ use crate::limit::{
     MIN_REFRESH_SECONDS,
 };
 use crate::network::NetworkUpdateDto;
+use crate::scheduling;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -74,11 +76,18 @@ async fn create(
     version: Version,
 ) -> Answer {
     let idempotency_key = idempotency_key(headers)?;
+    let header = scheduling::header(headers)?;
     // Only a key asks whether two requests are the same.
     let fingerprint = idempotency_key
         .as_ref()
-        .map_or_else(String::new, |_| fingerprint(&body, version));
-    let request = create_request(body.value, version, idempotency_key, fingerprint)?;
+        .map_or_else(String::new, |_| fingerprint(&body, version, header.as_ref()));
+    let mut request = create_request(body.value, version, idempotency_key, fingerprint)?;
+    if let Some(said) = header {
+        if request.scheduling.is_some() {
+            return Err(scheduling::twice());
+        }
+        request.scheduling = Some(scheduling::of_request(said)?);
+    }
     let view = api.control().sandbox_create(tenant, request).await?;
     let id = view.sandbox.id.clone();
     let document = SandboxDto::new(view, api.sandbox_domain());
@@ -124,7 +133,9 @@ fn create_request(
         .network
         .unwrap_or_default()
         .into_policy(new.allow_internet_access, is_secured)?;
+    let scheduling = new.scheduling.map(scheduling::of_request).transpose()?;
     Ok(CreateRequest {
+        scheduling,
         template: new.template_id,
         timeout: positive_timeout(new.timeout.unwrap_or(default_timeout))?,
         metadata,
@@ -181,7 +192,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 }
 
 /// A digest of what was asked for, whatever the order and spacing of the document.
-fn fingerprint(body: &JsonBody<NewSandbox>, version: Version) -> String {
+fn fingerprint(body: &JsonBody<NewSandbox>, version: Version, policy: Option<&Value>) -> String {
     let mut digest = Sha256::new();
     digest.update(match version {
         Version::V1 => b"v1\0",
@@ -192,6 +203,10 @@ fn fingerprint(body: &JsonBody<NewSandbox>, version: Version) -> String {
     match document {
         Ok(document) => digest.update(document.to_string()),
         Err(_) => digest.update(&body.bytes),
+    }
+    if let Some(policy) = policy {
+        digest.update(b"\0scheduling\0");
+        digest.update(policy.to_string());
     }
     hex::encode(digest.finalize())
 }

@@ -30,6 +30,7 @@ use crate::limit::{
 use crate::network::{EgressDto, NetworkDto};
 use crate::query::{decode_cursor, encode_cursor};
 use crate::rest::Api;
+use crate::scheduling;
 
 /// What tells fingerprints of this door from those of the other.
 const FINGERPRINT_DOMAIN: &[u8] = b"rpc\0";
@@ -145,8 +146,12 @@ fn create_request(request: CreateSandboxRequest) -> Result<CreateRequest, ApiErr
     if let Some(key) = &idempotency_key {
         problems.take(check::idempotency_key(key));
     }
+    let said = field::non_empty(request.scheduling_json);
+    let said = said.map(|text| scheduling::of_text(&text));
+    let scheduling = problems.take(said.transpose());
     problems.finish()?;
     Ok(CreateRequest {
+        scheduling,
         template: request.template,
         timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
         metadata,

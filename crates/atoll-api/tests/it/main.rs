@@ -18,6 +18,7 @@ mod nodes;
 mod pause;
 mod rpc;
 mod sandboxes;
+mod scheduling;
 mod spec;
 mod teams;
 mod templates;

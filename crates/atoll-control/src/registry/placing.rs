@@ -10,13 +10,14 @@
 
 use std::sync::Arc;
 
-use atoll_core::id::{BuildId, Generation, NodeId, SandboxId};
+use atoll_core::id::{BuildId, Generation, NodeId, SandboxId, TeamId};
 use atoll_core::reconcile::Observed;
 use atoll_core::sandbox::Sandbox;
 use atoll_core::scheduler::artifact::{Artifact, Kind};
 use atoll_core::scheduler::constraint::{Constraint, Counts};
 use atoll_core::scheduler::decision::{Decision, Refusal};
 use atoll_core::scheduler::fleet::Fleet;
+use atoll_core::scheduler::overlay;
 use atoll_core::scheduler::policy::Policy;
 use atoll_core::scheduler::request::{Request, Sparing};
 use atoll_core::time::Timestamp;
@@ -55,7 +56,12 @@ pub(super) struct Standing {
 
 /// The groups that a sandbox belongs to: others may have to be apart from them.
 pub(crate) fn groups(sandbox: &Sandbox) -> Vec<String> {
-    vec![format!("team:{}", sandbox.team)]
+    let config = &sandbox.config;
+    overlay::memberships(
+        &sandbox.team,
+        &config.metadata,
+        config.scheduling.as_deref(),
+    )
 }
 
 impl Registry {
@@ -104,7 +110,6 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Self::place`].
-    #[expect(dead_code, reason = "the dry run asks")]
     pub(crate) fn preview(
         &self,
         request: &Request,
@@ -122,6 +127,13 @@ impl Registry {
             decision: Arc::new(decision),
             sparing,
         })
+    }
+
+    /// The node of one of the team's sandboxes.
+    pub(crate) fn node_for(&self, team: &TeamId, id: &SandboxId) -> Option<NodeId> {
+        let inner = lock(&self.inner);
+        let entry = inner.sandboxes.get(id).filter(|entry| entry.team == *team);
+        entry.and_then(|entry| entry.node.clone())
     }
 
     /// The node took the sandbox: what was reserved is allocated.

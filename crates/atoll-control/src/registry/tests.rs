@@ -142,6 +142,7 @@ fn sandbox(number: usize) -> Sandbox {
             is_secured: false,
             on_timeout: OnTimeout::Kill,
             auto_resume: false,
+            scheduling: None,
         },
         state: State::Pending,
         desired: Desired::Running,

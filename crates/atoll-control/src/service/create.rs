@@ -9,6 +9,7 @@ use atoll_core::id::{Generation, ID_BODY_LEN, SandboxId, TeamId};
 use atoll_core::lifecycle::{Announcement, Event, step};
 use atoll_core::quota::Exceeded;
 use atoll_core::sandbox::{Desired, EndReason, Sandbox, SandboxConfig, State};
+use atoll_core::scheduler::overlay::Laid;
 use atoll_core::template::Template;
 use atoll_store::store::{Admission, EventRow, IdempotencyKey, Intent, IntentChange, NewSandbox};
 use tokio::sync::OwnedSemaphorePermit;
@@ -152,7 +153,8 @@ impl Inner {
             "template",
             row.config.template.as_str(),
         )];
-        events.extend(self.place_at_once(&mut row));
+        let laid = self.lay(&row).await?;
+        events.extend(self.place_at_once(&mut row, &laid));
         let new = NewSandbox {
             events,
             sandbox: row.clone(),
@@ -238,7 +240,12 @@ impl Inner {
         }
     }
 
-    fn new_row(&self, tenant: &Tenant, request: CreateRequest, template: &Template) -> Sandbox {
+    pub(super) fn new_row(
+        &self,
+        tenant: &Tenant,
+        request: CreateRequest,
+        template: &Template,
+    ) -> Sandbox {
         let mut random = [0; ID_BODY_LEN];
         self.random.fill(&mut random);
         let now = self.clock.now();
@@ -258,6 +265,7 @@ impl Inner {
                 is_secured: request.is_secured,
                 on_timeout: request.on_timeout,
                 auto_resume: request.auto_resume,
+                scheduling: request.scheduling,
             },
             state: State::Pending,
             desired: Desired::Running,
@@ -279,8 +287,8 @@ impl Inner {
 
     /// Chooses a node before the row is written, so that intent and placement share a commit. A
     /// row that no node can take stays pending, and its task decides what becomes of it.
-    fn place_at_once(&self, row: &mut Sandbox) -> Vec<EventRow> {
-        let placed = self.place(row, row.generation, &[]);
+    fn place_at_once(&self, row: &mut Sandbox, laid: &Laid) -> Vec<EventRow> {
+        let placed = self.place(row, laid, row.generation, &[]);
         let (Ok(placed), Ok(next)) = (placed, step(row.state, Event::Place)) else {
             return Vec::new();
         };

@@ -16,7 +16,7 @@ use crate::view::TeamView;
 
 impl Inner {
     /// The team's gate; none: there is no such team.
-    pub(super) async fn gate(&self, team: &TeamId) -> Result<Option<Arc<Gate>>> {
+    pub(crate) async fn gate(&self, team: &TeamId) -> Result<Option<Arc<Gate>>> {
         let epoch = match self.gates.find(team) {
             Ok(gate) => return Ok(Some(gate)),
             Err(epoch) => epoch,
@@ -33,6 +33,7 @@ impl Inner {
             is_disabled: row.is_disabled,
             created_at: row.created_at,
             overrides: row.overrides,
+            policy: row.policy,
             usage: row.usage.charged,
             running: row.usage.running,
         }
@@ -84,6 +85,7 @@ impl ControlPlane {
             is_disabled: false,
             created_at: inner.clock.now(),
             overrides,
+            policy: None,
             usage: TeamUsage::default(),
         };
         match inner.store.team_insert(&row).await.map_err(unavailable)? {
@@ -125,6 +127,7 @@ impl ControlPlane {
             name,
             is_disabled,
             overrides,
+            policy,
         } = update;
         if let Some(name) = &name {
             check_name(name)?;
@@ -133,6 +136,7 @@ impl ControlPlane {
             name: name.clone(),
             is_disabled,
             overrides,
+            policy,
         };
         let inner = &self.inner;
         match inner.store.team_update(team, change).await {

@@ -267,6 +267,7 @@ pub(crate) fn request() -> CreateRequest {
         is_secured: true,
         on_timeout: OnTimeout::Kill,
         auto_resume: false,
+        scheduling: None,
         idempotency_key: None,
         fingerprint: String::new(),
     }

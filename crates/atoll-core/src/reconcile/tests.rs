@@ -37,6 +37,7 @@ fn sandbox(state: State, desired: Desired, node: Option<NodeId>, deadline: Times
             is_secured: true,
             on_timeout: OnTimeout::Kill,
             auto_resume: false,
+            scheduling: None,
         },
         state,
         desired,

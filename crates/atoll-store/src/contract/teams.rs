@@ -138,6 +138,7 @@ fn row(id: &str, name: &str) -> TeamRow {
             }),
             requests: None,
         },
+        policy: Some(Box::new(super::policy::full())),
         usage: TeamUsage::default(),
     }
 }

@@ -17,6 +17,7 @@ use sqlx::sqlite::SqliteRow;
 
 use crate::row::{
     config_from_json, corrupt, decision_from_json, desired_from_name, fields_from_json, parse,
+    policy_from_json,
     reason_from_name, status_from_name,
 };
 use crate::store::{
@@ -152,6 +153,7 @@ pub(super) fn team(row: &SqliteRow) -> Result<TeamRow> {
     const TABLE: &str = "teams";
     let id: &str = column(row, 0)?;
     let disabled: i64 = column(row, 3)?;
+    let policy: Option<&str> = column(row, 17)?;
     Ok(TeamRow {
         id: parse(TABLE, id, id)?,
         name: column(row, 1)?,
@@ -165,6 +167,7 @@ pub(super) fn team(row: &SqliteRow) -> Result<TeamRow> {
             creates: rate(row, 8, id)?,
             requests: rate(row, 10, id)?,
         },
+        policy: policy.map(|text| policy_from_json(id, text)).transpose()?,
         usage: TeamUsage {
             charged: Usage {
                 places: sum(row, 12)?,

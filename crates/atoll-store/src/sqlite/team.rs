@@ -9,7 +9,7 @@ use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection};
 use super::apply::{Reply, count_of, execute, fetch};
 use super::decode;
 use crate::queries;
-use crate::row::to_i64;
+use crate::row::{policy_to_json, to_i64};
 use crate::store::{Inserted, KeyRow, Result, TeamChange, TeamChanged, TeamRow};
 
 pub(super) async fn ensure(
@@ -64,6 +64,9 @@ pub(super) async fn update(
     }
     team.is_disabled = change.is_disabled.unwrap_or(team.is_disabled);
     team.overrides = change.overrides.unwrap_or(team.overrides);
+    if let Some(change) = &change.policy {
+        team.policy = change.clone().into_policy();
+    }
     let statement = sqlx::query(queries::TEAM_UPDATE)
         .bind(id.as_str())
         .bind(&team.name);
@@ -101,6 +104,7 @@ fn bind_settings<'q>(
         .bind(burst(limits.creates))
         .bind(per_second(limits.requests))
         .bind(burst(limits.requests))
+        .bind(team.policy.as_deref().map(policy_to_json))
 }
 
 pub(super) async fn key_insert(tx: &mut SqliteConnection, key: &KeyRow) -> Result<Reply> {

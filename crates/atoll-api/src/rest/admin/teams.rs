@@ -2,19 +2,22 @@
 
 use std::num::NonZeroU32;
 
-use atoll_control::request::TeamUpdate;
+use atoll_control::request::{PolicyChange, TeamUpdate};
 use atoll_control::view::TeamView;
 use atoll_core::error::ErrorKind;
 use atoll_core::id::TeamId;
 use atoll_core::quota::{Overrides, Rate};
+use atoll_core::scheduler::overlay::Level;
 use axum::extract::State;
 use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::auth::Operator;
 use crate::body::JsonBody;
 use crate::error::ApiError;
-use crate::rest::{Answer, Api, Segment, Table, json, made};
+use crate::rest::{Answer, Api, Segment, Table, json, made, no_content};
+use crate::scheduling::{self, PolicyDto};
 use crate::time;
 
 pub(super) fn routes(table: Table) -> Table {
@@ -23,6 +26,13 @@ pub(super) fn routes(table: Table) -> Table {
         .add(Method::POST, "/admin/v1/teams", create)
         .add(Method::GET, "/admin/v1/teams/{teamID}", get)
         .add(Method::PATCH, "/admin/v1/teams/{teamID}", update)
+        .add(Method::GET, "/admin/v1/teams/{teamID}/policy", policy)
+        .add(Method::PUT, "/admin/v1/teams/{teamID}/policy", set_policy)
+        .add(
+            Method::DELETE,
+            "/admin/v1/teams/{teamID}/policy",
+            clear_policy,
+        )
 }
 
 /// A team's own limits; what is none is the installation's default.
@@ -206,7 +216,42 @@ async fn update(
         name,
         is_disabled: disabled,
         overrides: quota.map(QuotaDto::into_overrides).transpose()?,
+        policy: None,
     };
     let team = api.control().team_update(&team_id(&id)?, update).await?;
     Ok(json(StatusCode::OK, TeamDto::from(team)))
+}
+
+async fn policy(State(api): State<Api>, _: Operator, Segment(id): Segment) -> Answer {
+    let team = api.control().team_get(&team_id(&id)?).await?;
+    let policy = team
+        .policy
+        .ok_or_else(|| ApiError::new(ErrorKind::NotFound, "the team has no policy of its own"))?;
+    Ok(json(StatusCode::OK, PolicyDto::from(*policy)))
+}
+
+async fn set_policy(
+    State(api): State<Api>,
+    _: Operator,
+    Segment(id): Segment,
+    body: JsonBody<Value>,
+) -> Answer {
+    let policy = scheduling::of_level(body.value, Level::Team)?;
+    let change = PolicyChange::Set(policy.clone());
+    change_policy(&api, &id, change).await?;
+    Ok(json(StatusCode::OK, PolicyDto::from(*policy)))
+}
+
+async fn clear_policy(State(api): State<Api>, _: Operator, Segment(id): Segment) -> Answer {
+    change_policy(&api, &id, PolicyChange::Clear).await?;
+    Ok(no_content())
+}
+
+async fn change_policy(api: &Api, id: &str, change: PolicyChange) -> Result<(), ApiError> {
+    let update = TeamUpdate {
+        policy: Some(change),
+        ..TeamUpdate::default()
+    };
+    api.control().team_update(&team_id(id)?, update).await?;
+    Ok(())
 }

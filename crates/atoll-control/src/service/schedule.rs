@@ -1,0 +1,66 @@
+//! Where a sandbox would go, and why. Nothing is reserved or written.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_core::network::NetworkPolicy;
+use atoll_core::resources::Resources;
+use atoll_core::sandbox::OnTimeout;
+use atoll_core::scheduler::decision::{Decision, Refusal};
+use atoll_core::scheduler::overlay::Overlay;
+
+use super::ControlPlane;
+use crate::error::Result;
+use crate::request::CreateRequest;
+use crate::view::Tenant;
+
+/// What is asked about.
+#[derive(Debug, Clone)]
+pub struct DryRun {
+    /// `[namespace/]alias[:tag]` or a template id.
+    pub template: String,
+    /// What the sandbox would take; none: what its template says.
+    pub resources: Option<Resources>,
+    /// Its labels.
+    pub metadata: BTreeMap<String, String>,
+    /// What is asked for about its node, within its limits.
+    pub scheduling: Option<Box<Overlay>>,
+}
+
+impl ControlPlane {
+    /// Where a create of the tenant's would put its sandbox now, or why nowhere. Equal nodes share
+    /// what comes by chance, so a create that follows may go to another one of them.
+    ///
+    /// # Errors
+    /// `NotFound` (template, team), `InvalidArgument` (a policy that one above rules out),
+    /// `Unavailable` for the store.
+    pub async fn sandbox_dry_run(
+        &self,
+        tenant: &Tenant,
+        asked: DryRun,
+    ) -> Result<std::result::Result<Arc<Decision>, Refusal>> {
+        let template = self.template_resolve(tenant, &asked.template).await?;
+        let request = CreateRequest {
+            template: asked.template,
+            timeout: Duration::ZERO,
+            metadata: asked.metadata,
+            env: BTreeMap::new(),
+            network: NetworkPolicy::default(),
+            is_secured: true,
+            on_timeout: OnTimeout::Kill,
+            auto_resume: false,
+            scheduling: asked.scheduling,
+            idempotency_key: None,
+            fingerprint: String::new(),
+        };
+        let inner = &self.inner;
+        let mut sandbox = inner.new_row(tenant, request, &template);
+        sandbox.config.resources = asked.resources.unwrap_or(sandbox.config.resources);
+        let laid = inner.lay(&sandbox).await?;
+        let request = inner.request(&sandbox, &laid);
+        let seed = inner.draw_seed();
+        let found = inner.registry.preview(&request, &laid.policy, seed);
+        Ok(found.map(|placement| placement.decision))
+    }
+}
