@@ -4,6 +4,7 @@ pub(crate) mod config;
 pub(crate) mod events;
 pub(crate) mod forecast;
 pub(crate) mod machine;
+pub(crate) mod schedule;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use crate::cli::config::{ConfigCommand, FileArgs, JoinArgs, KeyArgs, LogArgs};
 use crate::cli::events::{EventArgs, EventsArgs, WebhookCommand};
 use crate::cli::forecast::BenchForecastArgs;
 use crate::cli::machine::MachineArgs;
+use crate::cli::schedule::{PolicyCommand, ScheduleArgs};
 
 /// Where Atoll keeps its state unless told otherwise.
 pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/atoll";
@@ -60,6 +62,8 @@ pub(crate) enum Command {
     /// Say why a sandbox or a node is as it is: intent, observation, decisions, repairs, history.
     #[command(subcommand)]
     Explain(ExplainCommand),
+    /// Say where a sandbox would go, and why. Needs the operator's token.
+    Schedule(ScheduleArgs),
     /// Show who asked for which change, newest first. Needs the operator's token.
     Audit(AuditArgs),
     /// Show what happened, oldest first, and follow what happens.
@@ -554,6 +558,9 @@ pub(crate) enum TeamCommand {
         /// Its name or id.
         team: String,
     },
+    /// Set, show or remove what a team's sandboxes must and should have of their nodes.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Accept a disabled team's keys again.
     Enable {
         #[command(flatten)]

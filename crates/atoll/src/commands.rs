@@ -9,6 +9,7 @@ pub(crate) mod key;
 pub(crate) mod nodes;
 pub(crate) mod run;
 pub(crate) mod sandbox;
+pub(crate) mod schedule;
 pub(crate) mod team;
 pub(crate) mod template;
 pub(crate) mod webhook;

@@ -86,6 +86,7 @@ async fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Team(command) => commands::team::run(command).await?,
         Command::Nodes(command) => commands::nodes::run(command).await?,
         Command::Explain(command) => commands::explain::run(command).await?,
+        Command::Schedule(arguments) => commands::schedule::run(arguments).await?,
         Command::Events(arguments) => commands::events::run(arguments).await?,
         Command::Webhook(command) => commands::webhook::run(command).await?,
         Command::Config(command) => return commands::config::run(command),

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::{QuotaArgs, TeamCommand};
 use crate::client::{Client, segment};
 use crate::commands::sandbox::client;
+use crate::commands::schedule;
 use crate::output;
 
 const TEAMS: &str = "/admin/v1/teams";
@@ -97,6 +98,7 @@ pub(crate) async fn run(command: TeamCommand) -> anyhow::Result<()> {
             let team: Team = update(&client, &team.id, body).await?;
             output::line(&shown(&team))
         }
+        TeamCommand::Policy(command) => schedule::policy(command).await,
         TeamCommand::Disable { server, team } => switch(&client(&server)?, &team, true).await,
         TeamCommand::Enable { server, team } => switch(&client(&server)?, &team, false).await,
     }
