@@ -132,8 +132,18 @@ struct TolerationDto {
 /// # Errors
 /// What is wrong, with the name of the field.
 pub fn parse(text: &str, level: Level) -> Result<Overlay, Invalid> {
-    let read = serde_json::from_str::<PolicyDto>(text);
-    let policy = read.map_err(|error| Invalid::new("scheduling", error.to_string()))?;
+    let read = serde_json::from_str(text);
+    let said = read.map_err(|error| Invalid::new("scheduling", format!("is no JSON: {error}")))?;
+    from_value(said, level)
+}
+
+fn from_value(said: Value, level: Level) -> Result<Overlay, Invalid> {
+    if !said.is_object() {
+        return Err(Invalid::new("scheduling", "is a JSON object"));
+    }
+    let read = serde_json::from_value::<PolicyDto>(said);
+    let policy = read
+        .map_err(|error| Invalid::new("scheduling", format!("is not as it should be: {error}")))?;
     policy.into_overlay(level)
 }
 
@@ -195,10 +205,9 @@ pub(crate) fn of_text(text: &str) -> Result<Box<Overlay>, ApiError> {
 /// # Errors
 /// What is wrong, with the name of the field.
 pub(crate) fn of_level(said: Value, level: Level) -> Result<Box<Overlay>, ApiError> {
-    let read = serde_json::from_value::<PolicyDto>(said);
-    let policy = read.map_err(|error| Invalid::new("scheduling", error.to_string()));
-    let overlay = policy.and_then(|policy| policy.into_overlay(level));
-    overlay.map(Box::new).map_err(|invalid| refused(&invalid))
+    from_value(said, level)
+        .map(Box::new)
+        .map_err(|invalid| refused(&invalid))
 }
 
 impl PolicyDto {
