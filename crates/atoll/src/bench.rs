@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use crate::cli::DataDirArgs;
 use crate::cli::events::EventArgs;
 use crate::stack::{Nodes, Options, Stack};
+use atoll_core::scheduler::overlay::Overlay;
 
 /// Checks how often something is measured, and how many at a time.
 fn repeated(count: usize, concurrency: &[usize]) -> anyhow::Result<()> {
@@ -41,6 +42,7 @@ async fn serve(data: &DataDirArgs, nodes: Nodes) -> anyhow::Result<(Stack, TempD
         data_dir: folder.path().join("data"),
         api_key: None,
         domain: None,
+        policy: Overlay::default(),
         events: EventArgs::default(),
         nodes,
     });

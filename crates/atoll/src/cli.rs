@@ -170,6 +170,9 @@ pub(crate) struct FrontArgs {
     /// Domain of sandbox host names, `<port>-<id>.<domain>`.
     #[arg(long, env = "ATOLL_DOMAIN")]
     pub(crate) domain: Option<String>,
+    /// File with the fleet's scheduling policy, as JSON; sandboxes are spread unless given.
+    #[arg(long, value_name = "FILE", env = "ATOLL_SCHEDULER_POLICY")]
+    pub(crate) scheduler_policy: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) events: EventArgs,
     /// Print one JSON line when ready, and nothing else, on standard output.

@@ -11,6 +11,7 @@ use crate::connection::Connection;
 use crate::crash;
 use crate::output;
 use crate::secrets;
+use crate::settings;
 use crate::stack::{Nodes, Options, Stack};
 use crate::telemetry;
 
@@ -52,6 +53,7 @@ async fn serve(
         data_dir: arguments.data.data_dir,
         api_key: secrets::api_key(&arguments.key)?,
         domain: arguments.domain,
+        policy: settings::policy(arguments.scheduler_policy.as_deref())?,
         events: arguments.events,
         nodes,
     };

@@ -1,9 +1,14 @@
-//! What the command line says of events and webhooks, as settings of the control plane.
+//! What the command line says of events, webhooks and scheduling, as settings of the control plane.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context as _;
+use atoll_api::scheduling;
 use atoll_api::webhook::Targets;
 use atoll_control::config::Config;
+use atoll_core::scheduler::overlay::{Level, Overlay};
 
 use crate::cli::events::{EventArgs, WebhookTargets};
 
@@ -25,6 +30,21 @@ pub(crate) fn apply(arguments: &EventArgs, config: &mut Config) {
     config.history_retention = DAY * *history_days;
     config.history_events_max = *history_events;
     config.history_sandboxes_max = *history_sandboxes;
+}
+
+/// The fleet's scheduling policy, from its file; one that says nothing without.
+///
+/// # Errors
+/// If the file cannot be read, or which field of it is wrong.
+pub(crate) fn policy(file: Option<&Path>) -> anyhow::Result<Overlay> {
+    let Some(file) = file else {
+        return Ok(Overlay::default());
+    };
+    let shown = file.display();
+    let text = fs::read_to_string(file);
+    let text = text.with_context(|| format!("read the scheduling policy `{shown}`"))?;
+    scheduling::parse(&text, Level::Fleet)
+        .with_context(|| format!("the scheduling policy `{shown}` is wrong"))
 }
 
 /// Where webhooks may point. Who runs everything on one machine has receivers there too.
@@ -71,5 +91,25 @@ mod tests {
             ..EventArgs::default()
         };
         assert_eq!(targets(&any, false), Targets::Any);
+    }
+
+    #[test]
+    fn the_fleets_policy_is_read_from_its_file_and_refused_by_field() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("policy.json");
+        fs::write(&file, r#"{"strategy": "best_fit"}"#).unwrap();
+        let read = policy(Some(&file)).unwrap();
+        assert_eq!(
+            read.strategy.map(|strategy| strategy.as_str()),
+            Some("best_fit")
+        );
+        assert_eq!(policy(None).unwrap(), Overlay::default());
+        fs::write(&file, r#"{"preferences": {"luck": 1}}"#).unwrap();
+        let error = format!("{:#}", policy(Some(&file)).unwrap_err());
+        assert!(
+            error.contains("policy.json") && error.contains("preferences.luck"),
+            "{error}"
+        );
+        assert!(policy(Some(&folder.path().join("none"))).is_err());
     }
 }

@@ -20,6 +20,7 @@ use atoll_control::random::SystemRandom;
 use atoll_control::request::ImportRequest;
 use atoll_control::{ControlPlane, Parts};
 use atoll_core::id::NodeId;
+use atoll_core::scheduler::overlay::Overlay;
 use atoll_core::template::TemplateSource;
 use atoll_edge::dial::Dialer;
 use atoll_edge::proxy::Edge;
@@ -75,6 +76,7 @@ pub(crate) struct Options {
     pub(crate) data_dir: PathBuf,
     pub(crate) api_key: Option<SecretString>,
     pub(crate) domain: Option<String>,
+    pub(crate) policy: Overlay,
     pub(crate) events: EventArgs,
     pub(crate) nodes: Nodes,
 }
@@ -130,7 +132,8 @@ impl Stack {
         secrets::keep_private(&data_dir.join(DATABASE_FILE))?;
         let table = RouteTable::default();
         let has_own_node = matches!(options.nodes, Nodes::Own(_));
-        let control = open_control(&data_dir, table.clone(), &options.events).await?;
+        let control =
+            open_control(&data_dir, table.clone(), &options.events, options.policy).await?;
         // Before anything can happen that they should hear of.
         let targets = settings::targets(&options.events, has_own_node);
         deliver_webhooks(&control, targets).await?;
@@ -355,6 +358,7 @@ async fn open_control(
     data_dir: &Path,
     table: RouteTable,
     events: &EventArgs,
+    policy: Overlay,
 ) -> anyhow::Result<ControlPlane> {
     let store = SqliteStore::open(&data_dir.join(DATABASE_FILE))
         .await
@@ -367,6 +371,7 @@ async fn open_control(
     };
     let mut config = atoll_control::config::Config::development(atoll_proto::ENVD_VERSION);
     settings::apply(events, &mut config);
+    config.policy = policy;
     ControlPlane::open(config, parts)
         .await
         .context("open the control plane")

@@ -78,9 +78,9 @@ async fn create(
     let idempotency_key = idempotency_key(headers)?;
     let header = scheduling::header(headers)?;
     // Only a key asks whether two requests are the same.
-    let fingerprint = idempotency_key
-        .as_ref()
-        .map_or_else(String::new, |_| fingerprint(&body, version, header.as_ref()));
+    let fingerprint = idempotency_key.as_ref().map_or_else(String::new, |_| {
+        fingerprint(&body, version, header.as_ref())
+    });
     let mut request = create_request(body.value, version, idempotency_key, fingerprint)?;
     if let Some(said) = header {
         if request.scheduling.is_some() {

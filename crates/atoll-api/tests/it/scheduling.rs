@@ -92,7 +92,10 @@ async fn set_team_policy(world: &World, policy: &Value) {
 #[tokio::test]
 async fn each_kind_of_constraint_decides() {
     let world = fleet().await;
-    let label = |key: &str, operator: &str, values: Value| json!({"constraints": {"labels": [{"key": key, "operator": operator, "values": values}]}});
+    let label = |key: &str, operator: &str, values: Value| {
+        let wanted = json!({"key": key, "operator": operator, "values": values});
+        json!({"constraints": {"labels": [wanted]}})
+    };
     for (policy, node) in [
         (label("disk", "eq", json!(["nvme"])), "disk"),
         (label("disk", "in", json!(["hdd", "nvme"])), "disk"),

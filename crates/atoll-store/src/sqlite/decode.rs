@@ -17,8 +17,7 @@ use sqlx::sqlite::SqliteRow;
 
 use crate::row::{
     config_from_json, corrupt, decision_from_json, desired_from_name, fields_from_json, parse,
-    policy_from_json,
-    reason_from_name, status_from_name,
+    policy_from_json, reason_from_name, status_from_name,
 };
 use crate::store::{
     AuditRow, Error, EventRow, KeyRow, Result, StoredEvent, TeamRow, TeamUsage, TemplateRow,

@@ -13,6 +13,7 @@ use crate::connection::Connection;
 use crate::process;
 use crate::secrets;
 use crate::stack::{Nodes, Options, Stack};
+use atoll_core::scheduler::overlay::Overlay;
 
 /// Exit code after an interrupt, as shells report it.
 const INTERRUPTED: Exit = Exit(130);
@@ -52,6 +53,7 @@ pub(crate) async fn run(arguments: RunArgs) -> anyhow::Result<Exit> {
         data_dir: arguments.server.data.data_dir.clone(),
         api_key: secrets::key(arguments.server.api_key.clone().map(Into::into))?,
         domain: None,
+        policy: Overlay::default(),
         events: EventArgs::default(),
         nodes: Nodes::Own(Box::<MachineArgs>::default()),
     });
