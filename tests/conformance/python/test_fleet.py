@@ -140,7 +140,7 @@ def test_a_create_is_one_trace_from_the_request_to_the_guest_agent(fleet, collec
     assert made.status == 201, made
     assert made.headers["x-e2b-trace-id"] == trace
     wanted = {
-        "POST /v2/sandboxes", "request", "create", "store.insert", "reconcile",
+        "POST /v2/sandboxes", "request", "create", "schedule", "store.insert", "reconcile",
         "order Ensure", "node.start", "driver.create", "guest.init",
     }
 
@@ -160,7 +160,8 @@ def test_a_create_is_one_trace_from_the_request_to_the_guest_agent(fleet, collec
         return names
 
     assert above("POST /v2/sandboxes") == []
-    assert above("store.insert") == ["create", "request", "POST /v2/sandboxes"]
+    for name in ("schedule", "store.insert"):
+        assert above(name) == ["create", "request", "POST /v2/sandboxes"]
     for name in ("driver.create", "guest.init"):
         assert above(name) == [
             "node.start", "order Ensure", "reconcile", "create", "request", "POST /v2/sandboxes",
