@@ -289,3 +289,63 @@ fn word(value: &Value) -> String {
         other => other.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn decisions_are_told_line_by_line() {
+        let events = json!([
+            {
+                "at": "2026-11-28T07:00:00Z",
+                "message": "keeps most room free of 2 node(s) that fit",
+                "decision": {
+                    "nodeID": "node-2",
+                    "generation": 1,
+                    "score": 885_000,
+                    "parts": [{"term": "spread", "value": 862_000, "weightPermille": 833}],
+                    "alternatives": [{"nodeID": "node-1", "score": 880_000}],
+                    "rejected": [{"constraint": "draining", "nodes": 1}],
+                    "refused": ["node-3"],
+                    "smallestChange": null,
+                    "strategy": "least_allocated",
+                    "sparing": "all",
+                    "fitting": 2,
+                    "seed": "4711",
+                },
+            },
+            {
+                "at": "2026-11-28T07:00:01Z",
+                "message": "sandbox failed",
+                "decision": {
+                    "nodeID": null,
+                    "generation": 2,
+                    "smallestChange": {"text": "needs 4 GiB of memory"},
+                    "strategy": "least_allocated",
+                    "fitting": 0,
+                    "seed": "1",
+                },
+            },
+            {"at": "2026-11-28T07:00:02Z", "message": "spreads", "decision": null},
+        ]);
+        let mut text = String::new();
+        decisions(&mut text, &events);
+        let expected = "decisions
+  2026-11-28T07:00:00Z  node-2 for generation 1, score 88.5%: keeps most room free of 2 node(s) \
+             that fit
+      parts       spread 86.2% of 83.3%
+      then        node-1 88.0%
+      not         draining: 1 node(s)
+      refused by  node-3
+      how         least_allocated of 2 node(s) that fit, seed 4711
+  2026-11-28T07:00:01Z  no node for generation 2
+      would fit   needs 4 GiB of memory
+      how         least_allocated of 0 node(s) that fit, seed 1
+  2026-11-28T07:00:02Z  spreads
+";
+        assert_eq!(text, expected);
+    }
+}
