@@ -95,8 +95,8 @@ impl Corrections {
         });
     }
 
-    /// Tells of them. What the store does not take stays in memory.
-    pub(crate) async fn record(self, inner: &Inner) {
+    /// Tells of them; they are written as soon as the store takes them.
+    pub(crate) fn record(self, inner: &Inner) {
         if self.all.is_empty() {
             return;
         }
@@ -110,12 +110,6 @@ impl Corrections {
             );
         }
         inner.corrections.extend(self.all.iter().cloned());
-        let (told, kept) = tokio::join!(
-            inner.store.event_append(self.events),
-            inner.store.correction_append(self.all),
-        );
-        if let Err(error) = told.and(kept) {
-            tracing::warn!(%error, "corrections are not recorded");
-        }
+        inner.backlog.add(self.events, self.all);
     }
 }

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+mod backlog;
 mod bus;
 mod catalog;
 pub mod clock;

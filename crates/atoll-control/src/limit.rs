@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use atoll_core::quota::{Limits, Rate};
 
+/// Repairs and events of nodes that may wait for a store that takes nothing: a bad hour of a large
+/// fleet.
+pub const BACKLOG_MAX: usize = 10_000;
+
 /// Teams of one installation: operators' listings carry all of them.
 pub const TEAMS_MAX: usize = 10_000;
 

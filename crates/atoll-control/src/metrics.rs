@@ -37,11 +37,13 @@ const NODE_BREAKER: &str = "atoll_node_breaker";
 const NODE_RESOURCE: &str = "atoll_node_resource";
 /// The same of all nodes together.
 const FLEET_RESOURCE: &str = "atoll_fleet_resource";
+/// Repairs and events of nodes for which there was no place while the store took nothing.
+const UNRECORDED: &str = "atoll_unrecorded_total";
 /// Sandboxes that are placed.
 const SANDBOXES: &str = "atoll_sandboxes";
 
 /// Every name, with what it says.
-pub const ALL: [(&str, &str); 15] = [
+pub const ALL: [(&str, &str); 16] = [
     (
         CREATES,
         "Creates, by outcome: `ok` or the kind of the error",
@@ -95,6 +97,10 @@ pub const ALL: [(&str, &str); 15] = [
         "The same of all ready nodes together, by resource",
     ),
     (SANDBOXES, "Sandboxes that are placed on nodes"),
+    (
+        UNRECORDED,
+        "Repairs and events of nodes that were not recorded, for want of a store",
+    ),
 ];
 
 /// Tells the recorder what the names mean.
@@ -157,6 +163,11 @@ pub(crate) fn acted(action: &'static str) {
 /// A sandbox waits for another attempt.
 pub(crate) fn waited() {
     counter!(WAITS).increment(1);
+}
+
+/// Something could not be recorded.
+pub(crate) fn unrecorded() {
+    counter!(UNRECORDED).increment(1);
 }
 
 /// How a node's breaker for starts stands.

@@ -10,8 +10,19 @@ use atoll_store::store::EventRow;
 use crate::events::{about, with};
 use crate::service::Inner;
 
-/// Tells of a node that stands otherwise than before.
+/// Tells of a node that stands otherwise than before, where that is in memory only.
 pub(crate) fn changed(inner: &Arc<Inner>, node: &NodeId, before: NodeState, after: NodeState) {
+    let event = change(inner, node, before, after);
+    inner.backlog.add([event], []);
+}
+
+/// The event of a node that stands otherwise than before, to be written with that change.
+pub(crate) fn change(
+    inner: &Inner,
+    node: &NodeId,
+    before: NodeState,
+    after: NodeState,
+) -> EventRow {
     let (kind, level, message) = match (before, after) {
         (NodeState::Ready, NodeState::Draining) => (
             EventKind::NodeDraining,
@@ -45,16 +56,5 @@ pub(crate) fn changed(inner: &Arc<Inner>, node: &NodeId, before: NodeState, afte
     }
     let subject = Subject::Node(node.clone());
     let event = about(subject, None, inner.clock.now(), kind, level, message);
-    append(inner, with(with(event, "before", before), "after", after));
-}
-
-/// Nothing waits for these events: what they tell of has happened, and is in memory only.
-fn append(inner: &Arc<Inner>, event: EventRow) {
-    let task = Arc::clone(inner);
-    inner.tasks.spawn(async move {
-        let kind = event.kind;
-        if let Err(error) = task.store.event_append(vec![event]).await {
-            tracing::warn!(%kind, %error, "an event is not recorded");
-        }
-    });
+    with(with(event, "before", before), "after", after)
 }

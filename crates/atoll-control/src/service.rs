@@ -44,6 +44,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::Refusals;
+use crate::backlog::Backlog;
 use crate::bus::Bus;
 use crate::catalog::Catalog;
 use crate::config::Config;
@@ -101,6 +102,8 @@ pub(crate) struct Inner {
     pub(crate) deadlines: Deadlines,
     pub(crate) usage: UsageBook,
     pub(crate) corrections: CorrectionBook,
+    /// What is still to be written of them, and of the nodes.
+    pub(crate) backlog: Backlog,
     pub(crate) health: HealthBook,
     pub(crate) exhausted: Exhausted,
     pub(crate) catalog: Catalog,
@@ -146,6 +149,7 @@ impl ControlPlane {
             deadlines: Deadlines::default(),
             usage: UsageBook::default(),
             corrections: CorrectionBook::default(),
+            backlog: Backlog::default(),
             health: HealthBook::default(),
             exhausted: Exhausted::default(),
             tokens: Tokens::new(&seed),

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::backlog;
 use crate::service::Inner;
 
 /// How long tasks may take to end. Orders to nodes that take longer are repeated at the next
@@ -25,6 +26,7 @@ pub(crate) async fn run(inner: &Arc<Inner>, cancel: CancellationToken) {
         sync::run(inner, &cancel),
         retention::run(inner, &cancel),
         health::run(inner, &cancel),
+        backlog::run(inner, &cancel),
     );
     inner.cancel.cancel();
     inner.tasks.close();
@@ -37,6 +39,7 @@ pub(crate) async fn run(inner: &Arc<Inner>, cancel: CancellationToken) {
             "tasks did not end in time and are left behind"
         );
     }
+    backlog::finish(inner).await;
     inner.flush_spawned().await;
     inner.flush_key_uses().await;
     inner.store.close().await;

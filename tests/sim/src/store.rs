@@ -235,16 +235,17 @@ impl NodeStore for SimStore {
         id: &NodeId,
         drain: Option<DrainMode>,
         at: Timestamp,
+        events: Vec<EventRow>,
     ) -> Result<bool> {
-        pass!(self, node_drain(id, drain, at))
+        pass!(self, node_drain(id, drain, at, events))
     }
 
     async fn node_list(&self) -> Result<Vec<NodeRow>> {
         pass!(self, node_list())
     }
 
-    async fn node_remove(&self, id: &NodeId) -> Result<bool> {
-        pass!(self, node_remove(id))
+    async fn node_remove(&self, id: &NodeId, events: Vec<EventRow>) -> Result<bool> {
+        pass!(self, node_remove(id, events))
     }
 
     async fn correction_append(&self, corrections: Vec<Correction>) -> Result<()> {

@@ -76,10 +76,14 @@ impl ControlPlane {
                 format!("node {id} is ready: drain it first, or force it"),
             ));
         }
-        inner.store.node_remove(id).await.map_err(unavailable)?;
+        let event = node_events::change(inner, id, before, NodeState::Left);
+        let removed = inner.store.node_remove(id, vec![event.clone()]).await;
+        if !removed.map_err(unavailable)? {
+            // It joined while the store did not answer.
+            inner.backlog.add([event], []);
+        }
         let placed = inner.registry.placed_on(id);
         inner.registry.leave(id);
-        node_events::changed(inner, id, before, NodeState::Left);
         for sandbox in placed {
             inner.wake(&sandbox);
         }
@@ -94,9 +98,15 @@ impl ControlPlane {
 
     async fn set_drain(&self, id: &NodeId, drain: Option<DrainMode>) -> Result<()> {
         let inner = &self.inner;
-        inner.registry.standing(id).ok_or_else(|| no_node(id))?;
+        let (before, _) = inner.registry.standing(id).ok_or_else(|| no_node(id))?;
         let now = inner.clock.now();
-        let written = inner.store.node_drain(id, drain, now).await;
+        let after = drained(before, drain);
+        let events: Vec<_> = (before != after)
+            .then(|| node_events::change(inner, id, before, after))
+            .into_iter()
+            .collect();
+        let written = inner.store.node_drain(id, drain, now, events.clone());
+        let written = written.await;
         if !written.map_err(unavailable)? {
             // It joined while the store did not answer.
             let info = self.node_get(id)?.info;
@@ -107,17 +117,14 @@ impl ControlPlane {
                 .map_err(unavailable)?;
             inner
                 .store
-                .node_drain(id, drain, now)
+                .node_drain(id, drain, now, events)
                 .await
                 .map_err(unavailable)?;
         }
-        let (before, after) = inner
+        inner
             .registry
             .set_drain(id, drain)
             .ok_or_else(|| no_node(id))?;
-        if before != after {
-            node_events::changed(inner, id, before, after);
-        }
         Ok(())
     }
 }
@@ -135,6 +142,15 @@ impl Inner {
             }
         }
         Ok(())
+    }
+}
+
+/// How a node stands once it is drained, or no more: one that does not answer stands as before.
+const fn drained(before: NodeState, drain: Option<DrainMode>) -> NodeState {
+    match (before, drain) {
+        (NodeState::Ready, Some(_)) => NodeState::Draining,
+        (NodeState::Draining, None) => NodeState::Ready,
+        (other, _) => other,
     }
 }
 

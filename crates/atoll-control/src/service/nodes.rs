@@ -72,7 +72,7 @@ impl ControlPlane {
             );
             let mut corrections = Corrections::default();
             corrections.of_node(inner, &node, CorrectionKind::RouteRepublished, &why);
-            corrections.record(inner).await;
+            corrections.record(inner);
         }
         Ok(())
     }
@@ -108,7 +108,7 @@ impl ControlPlane {
                 if let Reason::Mismatch(why) = &reason {
                     let mut corrections = Corrections::default();
                     corrections.of_node(&inner, &node, CorrectionKind::DigestMismatch, why);
-                    corrections.record(&inner).await;
+                    corrections.record(&inner);
                 }
                 synchronise_once(&inner, client.as_ref()).await;
             });

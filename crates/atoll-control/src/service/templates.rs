@@ -11,9 +11,10 @@ use atoll_core::template::{BuildStatus, Template, TemplateSource};
 use atoll_store::store::{Inserted, Removed, TemplateRow};
 use tokio::time::timeout;
 
+use super::create::CAPACITY_RETRY_AFTER;
 use super::{ControlPlane, Inner, demand_full, unavailable};
 use crate::catalog::{Found, is_ready};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, code};
 use crate::lock::lock;
 use crate::node_client::NodeClient;
 use crate::reference::{Reference, is_name};
@@ -74,16 +75,30 @@ impl ControlPlane {
     ///
     /// # Errors
     /// `InvalidArgument` for a malformed reference; `NotFound`; `PermissionDenied`; `Conflict`
-    /// while it is not ready.
+    /// while it is not ready; `NoCapacity` or `Unavailable` while no node has what every node has.
     pub async fn template_resolve(&self, tenant: &Tenant, reference: &str) -> Result<Template> {
         let row = self.inner.find_template(&tenant.team, reference)?;
         if !is_ready(&row.template) {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                format!("template '{reference}' is not ready"),
-            ));
+            return Err(self.not_ready(&row.template, reference));
         }
         Ok(row.template.clone())
+    }
+
+    /// Why a template cannot be started: what every node has is made when one joins.
+    fn not_ready(&self, template: &Template, reference: &str) -> Error {
+        let is_coming = template.team.is_none() && template.status != BuildStatus::Failed;
+        if !is_coming {
+            let message = format!("template '{reference}' is not ready");
+            return Error::new(ErrorKind::Conflict, message);
+        }
+        if self.inner.registry.clients().is_empty() {
+            let message = "no node has joined the server: sandboxes need one";
+            return Error::new(ErrorKind::NoCapacity, message)
+                .with_code(code::CAPACITY_UNAVAILABLE)
+                .with_retry_after(CAPACITY_RETRY_AFTER);
+        }
+        let message = format!("template '{reference}' is being made; try again");
+        Error::new(ErrorKind::Unavailable, message).with_retry_after(CAPACITY_RETRY_AFTER)
     }
 
     /// Makes a template of the team's own, and waits until it can be started.

@@ -154,7 +154,7 @@ pub(crate) async fn synchronise(inner: &Arc<Inner>, client: &dyn NodeClient) -> 
         let of = (client.node(), &id, generation);
         corrections.of_sandbox(inner, of, (kind, &why), row.as_ref());
     }
-    corrections.record(inner).await;
+    corrections.record(inner);
     Ok(())
 }
 

@@ -402,3 +402,84 @@ async fn everything_is_checked_every_thirty_seconds_and_on_demand() {
     assert_eq!(count(), before + 2);
     running.stop().await;
 }
+
+/// Defends: a change publishes at once. Neither a heartbeat nor a pass nor a report is needed.
+#[tokio::test(start_paused = true)]
+async fn a_change_that_a_node_tells_of_is_published_at_once() {
+    let mut world = World::in_memory(&["node-1"]);
+    world.config.full_sync_interval = Duration::from_secs(3_600);
+    let running = world.start().await;
+    let kept = running.create().await.sandbox.id;
+    let gone = running.create().await.sandbox.id;
+    let reports = world.node().reports();
+    assert!(running.edge.has(&gone));
+    world.node().exit(&gone).await;
+    let after = took("it is noticed", Duration::from_secs(1), async || {
+        !running.edge.has(&gone) && running.listed().await == [kept.clone()]
+    });
+    let after = after.await;
+    assert!(after <= Duration::from_millis(200), "{after:?}");
+    assert_eq!(world.node().reports(), reports, "nobody asked the node");
+    running.stop().await;
+}
+
+/// Defends: what is known of a node ages. It is suspect at 10 s without a sign of life and lost at
+/// 30 s, not earlier, and at most a second later; meanwhile what it said last is shown with its age.
+#[tokio::test(start_paused = true)]
+async fn what_is_known_of_a_node_ages_to_suspect_and_lost() {
+    let world = World::in_memory(&["node-1"]);
+    let running = world.start().await;
+    let made = running.create().await.sandbox;
+    running.beat(&world, Duration::from_secs(10)).await;
+    running
+        .control
+        .node_heartbeat(world.node().heartbeat())
+        .await
+        .unwrap();
+    world.node().set_silent(true);
+    let begun = Instant::now();
+    let late = Duration::from_secs(1);
+    while begun.elapsed() < LOST_AFTER + late * 2 {
+        let silence = begun.elapsed();
+        let view = running.control.node_list().remove(0);
+        let may_be = [
+            (NodeState::Ready, Duration::ZERO..SUSPECT_AFTER + late),
+            (NodeState::Suspect, SUSPECT_AFTER..LOST_AFTER + late),
+            (NodeState::Lost, LOST_AFTER..Duration::MAX),
+        ];
+        let is_right = |(state, when): &(NodeState, std::ops::Range<Duration>)| {
+            *state == view.state && when.contains(&silence)
+        };
+        assert!(
+            may_be.iter().any(is_right),
+            "{:?} at {silence:?}",
+            view.state
+        );
+        let heartbeat = view.last_heartbeat.unwrap();
+        assert!(
+            heartbeat.age >= silence,
+            "{:?} at {silence:?}",
+            heartbeat.age
+        );
+        assert_eq!(heartbeat.heartbeat.node, view.id, "what it said is kept");
+        if view.state != NodeState::Lost {
+            assert_eq!(view.allocated, made.config.resources);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(state(&running, "node-1"), NodeState::Lost);
+    running.stop().await;
+}
+
+/// Defends: a fleet without nodes is short of nodes, not of a template.
+#[tokio::test]
+async fn without_any_node_a_create_is_told_so_and_when_to_try_again() {
+    let world = World::with_nodes(&[]);
+    let running = world.start().await;
+    let refused = running.control.sandbox_create(&running.tenant, request());
+    let error = refused.await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NoCapacity, "{error}");
+    assert!(error.message.contains("no node has joined"), "{error}");
+    assert!(error.retry_after.is_some());
+    running.stop().await;
+}

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use atoll_core::correction::{Correction, CorrectionKind};
 use atoll_core::descriptor::Descriptor;
+use atoll_core::event::{Cursor, EventKind, Subject};
 use atoll_core::node::{DrainMode, NodeInfo};
 use atoll_core::resources::Resources;
 use atoll_core::scheduler::constraint::{Taint, Version};
@@ -11,6 +12,7 @@ use atoll_core::scheduler::constraint::{Taint, Version};
 use super::at;
 use crate::store::Store;
 use crate::store::node::CORRECTIONS_MAX;
+use crate::store::{EventQuery, EventRow};
 
 pub(super) async fn a_node_keeps_what_was_decided_about_it(store: &dyn Store) {
     let id = "node-1".parse().unwrap();
@@ -20,11 +22,23 @@ pub(super) async fn a_node_keeps_what_was_decided_about_it(store: &dyn Store) {
         tags: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
         descriptor: descriptor(),
     };
-    assert!(!store.node_drain(&id, None, at(1)).await.unwrap());
+    let event = |kind, second| EventRow {
+        subject: Subject::Node(id.clone()),
+        team: None,
+        at: at(second),
+        kind,
+        level: "info".to_owned(),
+        message: "told".to_owned(),
+        fields: BTreeMap::new(),
+    };
+    let draining = |second| vec![event(EventKind::NodeDraining, second)];
+    let drained = store.node_drain(&id, None, at(1), draining(1)).await;
+    assert!(!drained.unwrap());
     let row = store.node_join(&id, &info, at(1)).await.unwrap();
     assert_eq!((&row.info, row.drain), (&info, None));
     for drain in [Some(DrainMode::Wait), Some(DrainMode::Evict)] {
-        assert!(store.node_drain(&id, drain, at(2)).await.unwrap());
+        let drained = store.node_drain(&id, drain, at(2), draining(2)).await;
+        assert!(drained.unwrap());
         assert_eq!(store.node_list().await.unwrap()[0].drain, drain);
     }
     info.address = None;
@@ -33,9 +47,24 @@ pub(super) async fn a_node_keeps_what_was_decided_about_it(store: &dyn Store) {
     assert_eq!(row.drain, Some(DrainMode::Evict), "it stays drained");
     assert_eq!((row.joined_at, row.updated_at), (at(1), at(3)));
     assert_eq!(store.node_list().await.unwrap(), [row]);
-    assert!(store.node_remove(&id).await.unwrap());
-    assert!(!store.node_remove(&id).await.unwrap());
+    let left = || vec![event(EventKind::NodeLeft, 4)];
+    assert!(store.node_remove(&id, left()).await.unwrap());
+    assert!(!store.node_remove(&id, left()).await.unwrap());
     assert!(store.node_list().await.unwrap().is_empty());
+    // Each change is told of with it, and what did not happen is not.
+    let query = EventQuery {
+        subject: Some(Subject::Node(id.clone())),
+        ..EventQuery::default()
+    };
+    let told = store.event_list_after(Cursor::START, &query, 100).await;
+    let told = told.unwrap().events;
+    let kinds: Vec<_> = told.iter().map(|row| row.event.kind).collect();
+    let expected = [
+        EventKind::NodeDraining,
+        EventKind::NodeDraining,
+        EventKind::NodeLeft,
+    ];
+    assert_eq!(kinds, expected);
 }
 
 fn descriptor() -> Descriptor {

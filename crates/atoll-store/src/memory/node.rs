@@ -7,8 +7,8 @@ use atoll_core::node::{DrainMode, NodeInfo};
 use atoll_core::time::Timestamp;
 
 use super::{MemStore, size};
-use crate::store::Result;
 use crate::store::node::{CORRECTIONS_MAX, NodeRow, NodeStore};
+use crate::store::{EventRow, Result};
 
 #[async_trait]
 impl NodeStore for MemStore {
@@ -31,10 +31,15 @@ impl NodeStore for MemStore {
         id: &NodeId,
         drain: Option<DrainMode>,
         at: Timestamp,
+        events: Vec<EventRow>,
     ) -> Result<bool> {
-        Ok(self.tables().nodes.get_mut(id).is_some_and(|row| {
+        Ok(self.change(|tables| {
+            let Some(row) = tables.nodes.get_mut(id) else {
+                return false;
+            };
             row.drain = drain;
             row.updated_at = at;
+            tables.record(events);
             true
         }))
     }
@@ -43,8 +48,14 @@ impl NodeStore for MemStore {
         Ok(self.tables().nodes.values().cloned().collect())
     }
 
-    async fn node_remove(&self, id: &NodeId) -> Result<bool> {
-        Ok(self.tables().nodes.remove(id).is_some())
+    async fn node_remove(&self, id: &NodeId, events: Vec<EventRow>) -> Result<bool> {
+        Ok(self.change(|tables| {
+            let is_removed = tables.nodes.remove(id).is_some();
+            if is_removed {
+                tables.record(events);
+            }
+            is_removed
+        }))
     }
 
     async fn correction_append(&self, corrections: Vec<Correction>) -> Result<()> {

@@ -253,7 +253,7 @@ pub(super) async fn apply(
                 execute(tx, "prune the audit", statement).await?,
             ))
         }
-        Write::Node(write) => node::apply(tx, write).await,
+        Write::Node(write) => node::apply(tx, write, head).await,
         Write::HistoryPrune(prune) => history_prune(tx, prune).await,
         Write::WebhookInsert { row, most } => webhook::insert(tx, row, *most).await,
         Write::WebhookUpdate { row, events } => webhook::update(tx, row, events, head).await,

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use atoll_core::correction::{Correction, CorrectionKind};
+use atoll_core::event::Cursor;
 use atoll_core::id::{Generation, NodeId};
 use atoll_core::node::{DrainMode, NodeInfo};
 use atoll_core::time::Timestamp;
@@ -10,14 +11,14 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use super::SqliteStore;
 use super::apply::{Reply, Write, execute, fetch};
 use super::decode::{column, time};
-use super::read;
+use super::{event, read};
 use crate::descriptor_row::{descriptor_from_json, descriptor_to_json};
 use crate::queries;
 use crate::row::{
     corrupt, drain_from_name, drain_name, fields_from_json, fields_to_json, parse, to_i64,
 };
-use crate::store::Result;
 use crate::store::node::{CORRECTIONS_MAX, NodeRow, NodeStore};
+use crate::store::{EventRow, Result};
 
 const NODES: &str = "nodes";
 const CORRECTIONS: &str = "corrections";
@@ -34,13 +35,21 @@ pub(super) enum NodeWrite {
         id: NodeId,
         drain: Option<DrainMode>,
         at: Timestamp,
+        events: Vec<EventRow>,
     },
-    Remove(NodeId),
+    Remove {
+        id: NodeId,
+        events: Vec<EventRow>,
+    },
     Correct(Vec<Correction>),
 }
 
 /// Carries out one write inside the caller's transaction.
-pub(super) async fn apply(tx: &mut SqliteConnection, write: &NodeWrite) -> Result<Reply> {
+pub(super) async fn apply(
+    tx: &mut SqliteConnection,
+    write: &NodeWrite,
+    head: &mut Cursor,
+) -> Result<Reply> {
     match write {
         NodeWrite::Join { id, info, at } => {
             let statement = sqlx::query(queries::NODE_JOIN)
@@ -54,23 +63,39 @@ pub(super) async fn apply(tx: &mut SqliteConnection, write: &NodeWrite) -> Resul
             let row = row.map(|row| node(&row)).transpose()?;
             Ok(Reply::Node(row.map(Box::new)))
         }
-        NodeWrite::Drain { id, drain, at } => {
+        NodeWrite::Drain {
+            id,
+            drain,
+            at,
+            events,
+        } => {
             let statement = sqlx::query(queries::NODE_DRAIN)
                 .bind(id.as_str())
                 .bind(drain.map(drain_name))
                 .bind(at.as_micros());
-            execute(tx, "drain a node", statement)
-                .await
-                .map(Reply::Count)
+            let changed = execute(tx, "drain a node", statement).await?;
+            tell(tx, changed, events, head).await
         }
-        NodeWrite::Remove(id) => {
+        NodeWrite::Remove { id, events } => {
             let statement = sqlx::query(queries::NODE_REMOVE).bind(id.as_str());
-            execute(tx, "remove a node", statement)
-                .await
-                .map(Reply::Count)
+            let changed = execute(tx, "remove a node", statement).await?;
+            tell(tx, changed, events, head).await
         }
         NodeWrite::Correct(corrections) => correct(tx, corrections).await,
     }
+}
+
+/// Appends the events of a change, if there was one.
+async fn tell(
+    tx: &mut SqliteConnection,
+    changed: u64,
+    events: &[EventRow],
+    head: &mut Cursor,
+) -> Result<Reply> {
+    if changed > 0 && !events.is_empty() {
+        event::append(tx, &events.iter().collect::<Vec<_>>(), head).await?;
+    }
+    Ok(Reply::Count(changed))
 }
 
 async fn correct(tx: &mut SqliteConnection, corrections: &[Correction]) -> Result<Reply> {
@@ -144,11 +169,13 @@ impl NodeStore for SqliteStore {
         id: &NodeId,
         drain: Option<DrainMode>,
         at: Timestamp,
+        events: Vec<EventRow>,
     ) -> Result<bool> {
         let write = NodeWrite::Drain {
             id: id.clone(),
             drain,
             at,
+            events,
         };
         Ok(self.write(Write::Node(write)).await?.into_count() > 0)
     }
@@ -159,9 +186,10 @@ impl NodeStore for SqliteStore {
         rows.iter().map(node).collect()
     }
 
-    async fn node_remove(&self, id: &NodeId) -> Result<bool> {
-        let write = Write::Node(NodeWrite::Remove(id.clone()));
-        Ok(self.write(write).await?.into_count() > 0)
+    async fn node_remove(&self, id: &NodeId, events: Vec<EventRow>) -> Result<bool> {
+        let id = id.clone();
+        let write = NodeWrite::Remove { id, events };
+        Ok(self.write(Write::Node(write)).await?.into_count() > 0)
     }
 
     async fn correction_append(&self, corrections: Vec<Correction>) -> Result<()> {

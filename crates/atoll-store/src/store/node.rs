@@ -6,7 +6,7 @@ use atoll_core::id::NodeId;
 use atoll_core::node::{DrainMode, NodeInfo};
 use atoll_core::time::Timestamp;
 
-use super::Result;
+use super::{EventRow, Result};
 
 /// Corrections that are kept: some days of an ordinary fleet, and the whole of a bad night.
 pub const CORRECTIONS_MAX: u32 = 10_000;
@@ -33,19 +33,22 @@ pub trait NodeStore: Send + Sync + std::fmt::Debug {
     /// row.
     async fn node_join(&self, id: &NodeId, info: &NodeInfo, at: Timestamp) -> Result<NodeRow>;
 
-    /// Writes how a node is being emptied. Answers whether there is such a node.
+    /// Writes how a node is being emptied, and the events that tell of it. Answers whether there is
+    /// such a node; if not, nothing is written.
     async fn node_drain(
         &self,
         id: &NodeId,
         drain: Option<DrainMode>,
         at: Timestamp,
+        events: Vec<EventRow>,
     ) -> Result<bool>;
 
     /// Every node, by id.
     async fn node_list(&self) -> Result<Vec<NodeRow>>;
 
-    /// Removes a node. Answers whether there was one.
-    async fn node_remove(&self, id: &NodeId) -> Result<bool>;
+    /// Removes a node, and writes the events that tell of it. Answers whether there was one; if
+    /// not, nothing is written.
+    async fn node_remove(&self, id: &NodeId, events: Vec<EventRow>) -> Result<bool>;
 
     /// Adds corrections; beyond [`CORRECTIONS_MAX`] the oldest are forgotten.
     async fn correction_append(&self, corrections: Vec<Correction>) -> Result<()>;

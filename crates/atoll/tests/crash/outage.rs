@@ -6,9 +6,9 @@ use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::rig::{Access, Rig, is_possible};
+use crate::rig::{Access, Part, Rig, is_possible};
 
 /// What the folder of the server's data may hold where the disk is to be full: far more than the
 /// tests need.
@@ -130,6 +130,28 @@ impl Outage {
         self.rig.judge_count(&count.unwrap());
     }
 
+    /// The repairs that the server knows of, oldest first.
+    fn repairs(&self) -> Vec<Value> {
+        let list = self.rig.ask_operator("/admin/v1/corrections?limit=100");
+        let list = list.and_then(|list| list.as_array().cloned());
+        list.unwrap_or_default().into_iter().rev().collect()
+    }
+
+    /// Checks that repairs which the store could not take are there after a restart.
+    fn check_recorded(&mut self, repairs: &[Value]) {
+        self.rig.wait("repairs are recorded", |rig| {
+            let text = rig.stored("SELECT count(*) FROM corrections")?;
+            (text.trim().parse::<usize>().ok()? >= repairs.len()).then_some(())
+        });
+        self.rig.kill(Part::Server);
+        self.rig.run(Part::Server);
+        let known = self.rig.wait("the server is back", |_| {
+            let known = self.repairs();
+            (known.len() >= repairs.len()).then_some(known)
+        });
+        assert_eq!(known[..repairs.len()], *repairs);
+    }
+
     /// What holds once it takes them again, without any restart.
     fn check_recovery(mut self) {
         let rig = &mut self.rig;
@@ -161,12 +183,21 @@ fn a_held_store_is_survived() {
     if !is_possible() {
         return;
     }
-    let outage = Outage::prepare(Rig::start());
+    let mut outage = Outage::prepare(Rig::start());
     let Some(holder) = Holder::start(&outage.rig.database()) else {
         return;
     };
     outage.check();
+    // A repair meanwhile: the node comes back, and its routes are published again.
+    let before = outage.repairs();
+    outage.rig.kill(Part::Node);
+    outage.rig.run(Part::Node);
+    let noticed = outage.rig.wait("the repair is noticed", |_| {
+        let repairs = outage.repairs();
+        (repairs.len() > before.len()).then_some(repairs)
+    });
     holder.release();
+    outage.check_recorded(&noticed);
     outage.check_recovery();
 }
 

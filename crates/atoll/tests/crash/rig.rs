@@ -185,17 +185,32 @@ impl Rig {
         child.wait().unwrap();
     }
 
-    /// How the server says that a node stands.
-    pub(crate) fn node_state(&self, name: &str) -> Option<String> {
+    /// What the server tells its operator; none if it does not.
+    pub(crate) fn ask_operator(&self, path: &str) -> Option<Value> {
         let token = fs::read_to_string(self.path("server/admin-token")).unwrap();
-        let path = format!("/admin/v1/nodes/{name}");
-        let request = self.prepare("GET", &path, None, None, REQUEST_LIMIT);
+        let request = self.prepare("GET", path, None, None, REQUEST_LIMIT);
         let request = request.header("x-admin-token", token.trim());
         let text = self
             .runtime
             .block_on(async { request.send().await.ok()?.text().await.ok() })?;
-        let node: Value = serde_json::from_str(&text).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// How the server says that a node stands.
+    pub(crate) fn node_state(&self, name: &str) -> Option<String> {
+        let node = self.ask_operator(&format!("/admin/v1/nodes/{name}"))?;
         node["state"].as_str().map(str::to_owned)
+    }
+
+    /// What a query of the server's database answers; none while it does not.
+    pub(crate) fn stored(&self, query: &str) -> Option<String> {
+        let script = "import sqlite3, sys\n\
+                      print(*sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchone())";
+        let mut python = Command::new("python3");
+        python.args(["-c", script]).arg(self.database()).arg(query);
+        let output = python.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        output.status.success().then_some(text)
     }
 
     /// Whether another process has the first node's port now.
