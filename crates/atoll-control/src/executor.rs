@@ -387,6 +387,7 @@ impl Executor {
         let next = transition.next;
         match self.inner.store.sandbox_transition(transition).await {
             Ok(Some(next_row)) => {
+                tracing::debug!(state = ?next, "state committed");
                 crash::reached(committed(event));
                 self.inner.apply_effects(effects, &next_row);
                 Attempt::Moved(Box::new(next_row))

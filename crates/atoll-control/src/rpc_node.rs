@@ -53,11 +53,8 @@ const UNDER_WAY: Duration = Duration::from_millis(2);
 #[error("`{0}` is no address of a node: write http://HOST:PORT")]
 pub struct InvalidAddress(pub String);
 
-/// Names the current span as a W3C `traceparent`; none if nothing is traced.
-pub type Traces = fn() -> Option<String>;
-
-/// The header that carries a span from process to process (W3C Trace Context).
-const TRACEPARENT: &str = "traceparent";
+/// Names the current span as headers of W3C Trace Context; none if nothing is traced.
+pub type Traces = fn() -> Vec<(&'static str, String)>;
 
 /// One node over the network.
 pub struct RpcNode {
@@ -135,10 +132,10 @@ impl RpcNode {
     /// How an order goes out.
     fn within(&self, limit: Duration) -> CallOptions {
         let options = CallOptions::default().with_timeout(limit);
-        match self.traces.and_then(|current| current()) {
-            Some(span) => options.with_header(TRACEPARENT, span),
-            None => options,
-        }
+        let context = self.traces.map_or_else(Vec::new, |current| current());
+        context.into_iter().fold(options, |options, (name, value)| {
+            options.with_header(name, value)
+        })
     }
 
     /// `host:port` of the node.

@@ -139,8 +139,8 @@ where
     let mut request = Request::post("/init")
         .header(http::header::HOST, "localhost")
         .header(http::header::CONTENT_TYPE, "application/json");
-    if let Some(parent) = traceparent::current() {
-        request = request.header(traceparent::HEADER, parent);
+    for (name, value) in traceparent::current() {
+        request = request.header(name, value);
     }
     let request = request
         .body(Full::new(body))

@@ -8,16 +8,16 @@ use std::sync::OnceLock;
 use http::HeaderMap;
 use tracing::Span;
 
-/// The header that carries a span from process to process (W3C Trace Context).
-pub(crate) const HEADER: &str = "traceparent";
+/// The header that names a span (W3C Trace Context).
+const HEADER: &str = "traceparent";
 
 /// What knows how spans are kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Bridge {
-    /// Names the current span as a W3C `traceparent`; none if nothing is traced.
-    pub current: fn() -> Option<String>,
-    /// Makes what a `traceparent` names the parent of a span.
-    pub adopt: fn(&Span, &str),
+    /// Names the current span as headers of W3C Trace Context; none if nothing is traced.
+    pub current: fn() -> Vec<(&'static str, String)>,
+    /// Makes what such headers name the parent of a span.
+    pub adopt: fn(&Span, &HeaderMap),
 }
 
 static BRIDGE: OnceLock<Bridge> = OnceLock::new();
@@ -29,15 +29,16 @@ pub fn set(bridge: Bridge) {
 }
 
 /// The current span's.
-pub(crate) fn current() -> Option<String> {
-    BRIDGE.get().and_then(|bridge| (bridge.current)())
+pub(crate) fn current() -> Vec<(&'static str, String)> {
+    BRIDGE
+        .get()
+        .map_or_else(Vec::new, |bridge| (bridge.current)())
 }
 
 /// The span of an order that came with these headers; none for one that belongs to no trace.
 pub(crate) fn of_order(headers: &HeaderMap, path: &str) -> Span {
     let parent = headers.get(HEADER).and_then(|value| value.to_str().ok());
-    let Some((parent, trace)) = parent.and_then(|text| Some((text, text.split('-').nth(1)?)))
-    else {
+    let Some(trace) = parent.and_then(|text| text.split('-').nth(1)) else {
         return Span::none();
     };
     let order = path.rsplit('/').next().unwrap_or(path);
@@ -48,7 +49,7 @@ pub(crate) fn of_order(headers: &HeaderMap, path: &str) -> Span {
         trace,
     );
     if let Some(bridge) = BRIDGE.get() {
-        (bridge.adopt)(&span, parent);
+        (bridge.adopt)(&span, headers);
     }
     span
 }

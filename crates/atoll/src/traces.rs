@@ -16,8 +16,8 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::Instrument as _;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-/// The header that carries a span from process to process.
-const TRACEPARENT: &str = "traceparent";
+/// The headers that carry a span from process to process, and what vendors add to it.
+const CONTEXT: [&str; 2] = ["traceparent", "tracestate"];
 
 struct Headers<'a>(&'a HeaderMap);
 
@@ -66,17 +66,20 @@ pub(crate) fn join() {
     });
 }
 
-/// Makes what a `traceparent` names the parent of a span.
-fn belong(span: &tracing::Span, traceparent: &str) {
-    let carrier = HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]);
-    let parent = TraceContextPropagator::new().extract(&carrier);
+/// Makes what the headers name the parent of a span.
+fn belong(span: &tracing::Span, headers: &HeaderMap) {
+    let parent = TraceContextPropagator::new().extract(&Headers(headers));
     // Fails where nothing is exported: then there is nothing to belong to.
     let _ = span.set_parent(parent);
 }
 
 /// The current span, for whoever is asked next to continue it.
-pub(crate) fn current() -> Option<String> {
-    let mut carrier = HashMap::new();
+pub(crate) fn current() -> Vec<(&'static str, String)> {
+    let mut carrier: HashMap<String, String> = HashMap::new();
     TraceContextPropagator::new().inject_context(&tracing::Span::current().context(), &mut carrier);
-    carrier.remove(TRACEPARENT)
+    let named = CONTEXT
+        .into_iter()
+        .filter_map(|name| carrier.remove(name).map(|value| (name, value)));
+    // An empty state says nothing.
+    named.filter(|(_, value)| !value.is_empty()).collect()
 }

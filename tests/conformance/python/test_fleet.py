@@ -2,6 +2,7 @@
 
 import collections
 import http.server
+import json
 import threading
 import urllib.parse
 import uuid
@@ -166,3 +167,40 @@ def test_a_create_is_one_trace_from_the_request_to_the_guest_agent(fleet, collec
         assert above(name) == [
             "node.start", "order Ensure", "reconcile", "create", "request", "POST /v2/sandboxes",
         ]
+
+
+def test_json_logs_name_trace_sandbox_node_and_generation():
+    env = {
+        "ATOLL_JOIN_TOKEN": TOKEN,
+        "ATOLL_LOG_FORMAT": "json",
+        "ATOLL_LOG": "info,atoll_control=debug,atoll_api=debug",
+    }
+    server, node = FleetServer(env=env), FleetNode(env=env)
+    try:
+        server.start()
+        node.start("--name", NODE, "--server", server.ready["api_url"])
+        trace = uuid.uuid4().hex
+        headers = {"traceparent": f"00-{trace}-{uuid.uuid4().hex[:16]}-00"}
+        made = server.request("POST", "/v2/sandboxes", {"templateID": "base"}, headers)
+        assert made.status == 201, made
+        sandbox = made.json()["sandboxID"]
+        assert server.request("DELETE", f"/sandboxes/{sandbox}").status == 204
+
+        def fields(process):
+            """What each line says together with its spans, the inner ones first."""
+            for line in process.log_path.read_text().splitlines():
+                line = json.loads(line)
+                assert {"timestamp", "level", "message", "target"} <= line.keys(), line
+                yield dict(collections.ChainMap(line, *reversed(line.get("spans", []))))
+
+        def says(process, message):
+            wanted = (message, trace, sandbox, NODE, "1")
+            names = ("message", "trace", "sandbox", "node", "generation")
+            found = [tuple(str(line.get(name)) for name in names) for line in fields(process)]
+            return wanted in found
+
+        eventually(lambda: says(server, "state committed"), 20, "the server's line of the commit")
+        eventually(lambda: says(node, "sandbox runs"), 20, "the node's line of the start")
+    finally:
+        node.stop()
+        server.stop()
