@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use atoll_core::correction::{Correction, CorrectionKind};
 use atoll_core::descriptor::Descriptor;
 use atoll_core::event::{Cursor, EventKind, Subject};
+use atoll_core::id::NodeId;
 use atoll_core::node::{DrainMode, NodeInfo};
 use atoll_core::resources::Resources;
 use atoll_core::scheduler::constraint::{Taint, Version};
@@ -15,7 +16,7 @@ use crate::store::node::CORRECTIONS_MAX;
 use crate::store::{EventQuery, EventRow};
 
 pub(super) async fn a_node_keeps_what_was_decided_about_it(store: &dyn Store) {
-    let id = "node-1".parse().unwrap();
+    let id: NodeId = "node-1".parse().unwrap();
     let mut info = NodeInfo {
         name: "rack 4".to_owned(),
         address: Some("10.0.0.4:7000".to_owned()),
