@@ -424,7 +424,7 @@ async fn a_change_that_a_node_tells_of_is_published_at_once() {
 }
 
 /// Defends: what is known of a node ages. It is suspect at 10 s without a sign of life and lost at
-/// 30 s, not earlier, and at most a second later; meanwhile what it said last is shown with its age.
+/// 30 s, not earlier, and at most a second later. What it said last is shown with its age.
 #[tokio::test(start_paused = true)]
 async fn what_is_known_of_a_node_ages_to_suspect_and_lost() {
     let world = World::in_memory(&["node-1"]);

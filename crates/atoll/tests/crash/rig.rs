@@ -202,22 +202,20 @@ impl Rig {
         node["state"].as_str().map(str::to_owned)
     }
 
-    /// What a query of the server's database answers; none while it does not.
-    pub(crate) fn stored(&self, query: &str) -> Option<String> {
-        let script = "import sqlite3, sys\n\
-                      print(*sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchone())";
-        let mut python = Command::new("python3");
-        python.args(["-c", script]).arg(self.database()).arg(query);
-        let output = python.output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        output.status.success().then_some(text)
-    }
-
     /// Whether another process has the first node's port now.
     pub(crate) fn relay_is_replaced(&self, before: u64) -> bool {
         let text = fs::read_to_string(self.path("node/node/relay.json")).unwrap_or_default();
         let state: Option<Value> = serde_json::from_str(&text).ok();
         state.is_some_and(|state| state["pid"].as_u64() != Some(before))
+    }
+
+    /// Ends a process in order.
+    pub(crate) fn stop(&mut self, part: Part) {
+        let id = rustix::process::Pid::from_child(self.child(part));
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        self.wait_mut("the process stops", |rig| {
+            rig.child(part).try_wait().unwrap()
+        });
     }
 
     /// The process that has the first node's port.
@@ -582,11 +580,7 @@ impl Rig {
             .map(|path| fs::read_to_string(path).unwrap().trim().to_owned())
             .collect();
         for part in parts {
-            let id = rustix::process::Pid::from_child(self.child(part));
-            rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
-            self.wait_mut("the process stops", |rig| {
-                rig.child(part).try_wait().unwrap()
-            });
+            self.stop(part);
         }
         // Where its data is on a file system of its own, that is not a leftover.
         self.unmount();
