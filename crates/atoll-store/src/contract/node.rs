@@ -31,6 +31,7 @@ pub(super) async fn a_node_keeps_what_was_decided_about_it(store: &dyn Store) {
         level: "info".to_owned(),
         message: "told".to_owned(),
         fields: BTreeMap::new(),
+        decision: None,
     };
     let draining = |second| vec![event(EventKind::NodeDraining, second)];
     let drained = store.node_drain(&id, None, at(1), draining(1)).await;
