@@ -1,6 +1,7 @@
 //! Decisions against a plain model of the fleet that shares no code with the scheduler's own
 //! bookkeeping, and against the oracle that walks over all nodes.
 
+mod constraints;
 mod examples;
 mod model;
 

@@ -16,16 +16,16 @@ use crate::time::Timestamp;
 
 const START: Timestamp = Timestamp::from_micros(0);
 
-fn at(seconds: u64) -> Timestamp {
+pub(super) fn at(seconds: u64) -> Timestamp {
     START.saturating_add(Duration::from_secs(seconds))
 }
 
-fn id(number: u32) -> NodeId {
+pub(super) fn id(number: u32) -> NodeId {
     format!("n{number}").parse().unwrap()
 }
 
 /// So many nodes of 8 cores, 16 GiB and 100 GiB that have been ready for long.
-fn fleet(nodes: u32) -> Fleet {
+pub(super) fn fleet(nodes: u32) -> Fleet {
     let mut fleet = Fleet::new(Config::default());
     for number in 0..nodes {
         let total = Amount::new(8_000, 16_384, 102_400, 0);
@@ -36,7 +36,7 @@ fn fleet(nodes: u32) -> Fleet {
     fleet
 }
 
-fn request(cpu_millis: u32, memory_mib: u32) -> Request {
+pub(super) fn request(cpu_millis: u32, memory_mib: u32) -> Request {
     Request {
         amount: Amount::new(cpu_millis, memory_mib, 1_024, 0),
         ..Request::default()
