@@ -35,6 +35,7 @@ use crate::node_client::NodeClient;
 use crate::view::{AllocationView, HeartbeatView, NodeView};
 
 mod book;
+mod fairness;
 pub(crate) mod node;
 pub(crate) mod placing;
 

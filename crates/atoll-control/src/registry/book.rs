@@ -13,6 +13,8 @@ use atoll_core::sandbox::Sandbox;
 use atoll_core::scheduler::amount::Amount;
 use atoll_core::scheduler::decision::Reservation;
 use atoll_core::scheduler::fleet::{self, Fleet, Holding};
+use atoll_core::scheduler::shares::Shares;
+use atoll_core::scheduler::total::Total;
 use atoll_core::time::Timestamp;
 use tokio::time::Instant;
 
@@ -75,6 +77,10 @@ pub(super) struct Inner {
     pub(super) sandboxes: BTreeMap<SandboxId, Entry>,
     /// The same for decisions.
     pub(super) fleet: Fleet,
+    /// The same by team.
+    pub(super) shares: Shares,
+    /// What all nodes together may give away; none: to be worked out anew.
+    pub(super) whole: Option<Total>,
     sequence: u64,
     overcommit: Overcommit,
     /// The fleet's time counts from here: it never jumps.
@@ -126,6 +132,8 @@ impl Inner {
                 judges_failures: false,
                 ..fleet::Config::default()
             }),
+            shares: Shares::new(),
+            whole: None,
             sequence: 0,
             overcommit,
             begun: Instant::now(),
@@ -160,6 +168,7 @@ impl Inner {
         let node = self.nodes.entry(id.clone()).or_insert_with(NodeEntry::new);
         let result = change(node);
         let (described, state) = (node.described(id, self.overcommit), node.standing());
+        self.whole = None;
         let now = self.now();
         self.fleet.put_node(described, now);
         self.fleet.set_state(id, state, now);
@@ -173,10 +182,13 @@ impl Inner {
         change: impl FnOnce(&mut NodeEntry) -> T,
     ) -> Option<T> {
         let node = self.nodes.get_mut(id)?;
-        let before = node.total;
+        let before = (node.total, node.standing());
         let result = change(node);
         let state = node.standing();
-        let described = (node.total != before).then(|| node.described(id, self.overcommit));
+        if (node.total, state) != before {
+            self.whole = None;
+        }
+        let described = (node.total != before.0).then(|| node.described(id, self.overcommit));
         let now = self.now();
         if let Some(described) = described {
             self.fleet.put_node(described, now);
@@ -301,10 +313,11 @@ impl Inner {
 
     /// Forgets the nodes that left and run nothing more.
     pub(super) fn sweep_left(&mut self) {
-        let fleet = &mut self.fleet;
+        let (fleet, whole) = (&mut self.fleet, &mut self.whole);
         self.nodes.retain(|id, node| {
             let stays = !node.has_left || node.sandboxes > 0;
             if !stays {
+                *whole = None;
                 fleet.remove_node(id);
             }
             stays
@@ -327,6 +340,16 @@ impl Inner {
     fn shift(&mut self, before: Option<Stake>, entry: &mut Entry) {
         if before == entry.stake() {
             return;
+        }
+        let had = before.as_ref().map(|stake| stake.held);
+        let has = entry.node.as_ref().map(|_| entry.held);
+        if had != has {
+            if let Some(had) = had {
+                self.shares.give_back(&entry.team, had.into());
+            }
+            if let Some(has) = has {
+                self.shares.take(&entry.team, has.into());
+            }
         }
         let old = before.as_ref().and_then(|stake| stake.reservation);
         if let Some(stake) = before {

@@ -10,6 +10,7 @@ use atoll_core::lifecycle::{Announcement, Event, step};
 use atoll_core::quota::Exceeded;
 use atoll_core::sandbox::{Desired, EndReason, Sandbox, SandboxConfig, State};
 use atoll_core::scheduler::overlay::Laid;
+use atoll_core::scheduler::shares::OverShare;
 use atoll_core::template::Template;
 use atoll_store::store::{Admission, EventRow, IdempotencyKey, Intent, IntentChange, NewSandbox};
 use tokio::sync::OwnedSemaphorePermit;
@@ -25,7 +26,8 @@ use crate::reconciler::{Due, Goal, Watch, is_over};
 use crate::request::CreateRequest;
 use crate::view::{SandboxView, Tenant};
 
-/// When to try again after no node had room.
+/// When to try again after no node had room: shares count on it
+/// ([`RETRY`](atoll_core::scheduler::shares::RETRY)).
 pub(super) const CAPACITY_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// When to try again after too many creates were under way.
@@ -147,14 +149,22 @@ impl Inner {
         });
         let began = Instant::now();
         let mut row = self.new_row(tenant, request, template);
+        let share = self.registry.ask_share(&row.team, row.config.resources);
+        if let Err(over) = &share
+            && idempotency.is_none()
+        {
+            return Err(over_share(over));
+        }
         let created = events::announce(&row, row.created_at, Announcement::Created);
         let mut events = vec![events::with(
             created,
             "template",
             row.config.template.as_str(),
         )];
-        let laid = self.lay(&row).await?;
-        events.extend(self.place_at_once(&mut row, &laid));
+        if share.is_ok() {
+            let laid = self.lay(&row).await?;
+            events.extend(self.place_at_once(&mut row, &laid));
+        }
         let new = NewSandbox {
             events,
             sandbox: row.clone(),
@@ -189,6 +199,11 @@ impl Inner {
                 }
                 return Ok(Admitted::Before(sandbox));
             }
+        }
+        if let Err(over) = &share {
+            // The key did not make one before, and does not now: a later request may.
+            self.give_up(&row.id, EndReason::NoCapacity).await;
+            return Err(over_share(over));
         }
         self.catalog
             .count_spawned(&row.config.template, row.created_at);
@@ -289,6 +304,11 @@ impl Inner {
     /// row that no node can take stays pending, and its task decides what becomes of it.
     fn place_at_once(&self, row: &mut Sandbox, laid: &Laid) -> Vec<EventRow> {
         let placed = self.place(row, laid, row.generation, &[]);
+        if let Err(unplaced) = &placed {
+            let size = row.config.resources;
+            self.registry
+                .note_no_room(&row.team, size, &unplaced.refusal);
+        }
         let (Ok(placed), Ok(next)) = (placed, step(row.state, Event::Place)) else {
             return Vec::new();
         };
@@ -337,7 +357,7 @@ impl Inner {
                 .ok_or_else(|| shutting_down(id))?,
             Err(_) => {
                 if !has_key {
-                    self.give_up(id).await;
+                    self.give_up(id, EndReason::Failed).await;
                 }
                 return Err(Error::new(
                     ErrorKind::DeadlineExceeded,
@@ -354,10 +374,10 @@ impl Inner {
     }
 
     /// Makes a sandbox unwanted that its caller no longer waits for.
-    async fn give_up(self: &Arc<Self>, id: &SandboxId) {
+    async fn give_up(self: &Arc<Self>, id: &SandboxId, reason: EndReason) {
         let intent = Intent {
             id: id.clone(),
-            change: IntentChange::Stop(EndReason::Failed),
+            change: IntentChange::Stop(reason),
             at: self.clock.now(),
             events: Vec::new(),
             audit: None,
@@ -380,6 +400,13 @@ pub(super) fn quota_exceeded(exceeded: Exceeded) -> Error {
     )
     .with_code(code::QUOTA_EXCEEDED)
     .with_retry_after(QUOTA_RETRY_AFTER)
+}
+
+/// The error for a team that has its share of a fleet that is too small for all.
+fn over_share(over: &OverShare) -> Error {
+    Error::new(ErrorKind::NoCapacity, over.to_string())
+        .with_code(code::CAPACITY_UNAVAILABLE)
+        .with_retry_after(CAPACITY_RETRY_AFTER)
 }
 
 /// The error for a team that was disabled, or is not there.

@@ -10,12 +10,14 @@ use atoll_control::request::{EventSelection, StartAt, TeamUpdate};
 use atoll_control::view::{EventView, Scope, Tenant};
 use atoll_core::error::ErrorKind;
 use atoll_core::event::EventKind;
+use atoll_core::id::SandboxId;
 use atoll_core::quota::{Overrides, Rate};
+use atoll_core::resources::Resources;
 use secrecy::ExposeSecret as _;
 use tokio::task::JoinSet;
 
 use crate::fake_node::Script;
-use crate::world::{KEY, Running, World, request, wait_for};
+use crate::world::{KEY, Running, World, base, request, wait_for};
 
 fn rate(per_second: u32, burst: u32) -> Rate {
     Rate {
@@ -45,6 +47,56 @@ async fn second_team(running: &Running) -> Tenant {
         scope: Scope::Full,
         receipt: None,
     }
+}
+
+/// One node with room for four. The first team takes all of it; the second finds no room and waits.
+/// What ends is then for the second, and where nobody waits any more, for whoever comes.
+#[tokio::test]
+async fn a_team_at_its_share_makes_way_for_one_that_waits() {
+    let world = World::new();
+    let running = world.start().await;
+    let (control, first) = (&running.control, &running.tenant);
+    let second = second_team(&running).await;
+    let size = base().resources;
+    let total = Resources {
+        cpu_millis: 8 * size.cpu_millis,
+        memory_mib: 4 * size.memory_mib,
+        disk_mib: 4 * size.disk_mib,
+    };
+    world.node().set_total(total);
+    wait_for("the report", async || control.node_list()[0].total == total).await;
+    let kill = async |tenant: &Tenant, id: &SandboxId, left: u32| {
+        control.sandbox_kill(tenant, id).await.unwrap();
+        wait_for("the room", async || {
+            control.node_list()[0].allocated.memory_mib == left * size.memory_mib
+        })
+        .await;
+    };
+    let mut made = Vec::new();
+    for _ in 0..4 {
+        let view = control.sandbox_create(first, request()).await.unwrap();
+        made.push(view.sandbox.id);
+    }
+    let error = control
+        .sandbox_create(&second, request())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NoCapacity);
+    kill(first, &made[0], 3).await;
+    let mut keyed = request();
+    keyed.idempotency_key = Some("again".to_owned());
+    for wanted in [request(), keyed.clone()] {
+        let error = control.sandbox_create(first, wanted).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::NoCapacity);
+        assert_eq!(error.code, Some(code::CAPACITY_UNAVAILABLE));
+        assert!(error.retry_after.is_some());
+        let share = "holds 75 % of the fleet's memory, its share is 50 % while 1 other team waits";
+        assert!(error.message.contains(share), "{error}");
+    }
+    let view = control.sandbox_create(&second, request()).await.unwrap();
+    kill(&second, &view.sandbox.id, 3).await;
+    control.sandbox_create(first, keyed).await.unwrap();
+    running.stop().await;
 }
 
 /// Two hundred creates from eight tasks, ends among them: never more than the quota at once, and

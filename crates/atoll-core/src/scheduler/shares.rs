@@ -38,10 +38,10 @@ pub const WEIGHT_MAX: u32 = 1_000;
 
 /// How long a team that found no room counts as waiting after it last asked: several times
 /// [`RETRY`].
-pub const WAIT: Duration = Duration::from_secs(5);
+pub const WAIT: Duration = Duration::from_secs(15);
 
 /// The time after which who was refused asks again: refusals in so long are as many requests.
-pub const RETRY: Duration = Duration::from_secs(1);
+pub const RETRY: Duration = Duration::from_secs(5);
 
 /// Teams that are remembered as waiting: more at a time are served in no fairer way than those.
 pub const WAITING_MAX: usize = 1_024;

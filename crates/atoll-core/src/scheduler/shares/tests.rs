@@ -70,9 +70,10 @@ impl World {
         }
     }
 
-    /// A second passes: the n-th of all that run ends, then the teams ask, beginning at one.
+    /// Time to ask again passes: the n-th of all that run ends, then the teams ask, beginning at
+    /// one.
     fn turn(&mut self, ends: u32, first: usize) {
-        self.second += 1;
+        self.second += RETRY.as_secs();
         let mut at = ends.checked_rem(self.used()).unwrap_or(0);
         let number = self.has.iter().position(|has| {
             let is_here = at < *has;
@@ -201,10 +202,10 @@ fn a_refusal_explains_itself_and_is_forgotten_with_the_demand() {
     let text =
         "team t0 holds 62 % of the fleet's cpu, its share is 33.3 % while 2 other teams wait";
     assert_eq!(refused.to_string(), text);
-    assert_eq!(world.shares.waiting(at(4)), 2);
-    assert!(world.shares.ask(&team(0), ONE, fleet(), at(4)).is_err());
-    assert!(world.shares.ask(&team(0), ONE, fleet(), at(5)).is_ok());
-    assert_eq!(world.shares.waiting(at(5)), 0);
+    assert_eq!(world.shares.waiting(at(14)), 2);
+    assert!(world.shares.ask(&team(0), ONE, fleet(), at(14)).is_err());
+    assert!(world.shares.ask(&team(0), ONE, fleet(), at(15)).is_ok());
+    assert_eq!(world.shares.waiting(at(15)), 0);
 }
 
 #[test]
@@ -244,12 +245,15 @@ fn the_example_of_the_paper_comes_out() {
             for number in [first, 1 - first] {
                 loop {
                     let size = sizes[number];
-                    if shares.ask(&team(number), size, whole, at(turn)).is_err() {
+                    if shares
+                        .ask(&team(number), size, whole, at(5 * turn))
+                        .is_err()
+                    {
                         break;
                     }
                     let free = whole.saturating_sub(shares.held());
                     if !Total::from(size).fits_in(free) {
-                        shares.refused(&team(number), size, free, at(turn));
+                        shares.refused(&team(number), size, free, at(5 * turn));
                         break;
                     }
                     shares.take(&team(number), size);
@@ -268,6 +272,6 @@ fn what_waits_is_bounded() {
         shares.refused(&team(number), ONE, Total::ZERO, at(0));
     }
     assert_eq!(shares.waiting(at(0)), WAITING_MAX);
-    shares.refused(&team(0), ONE, Total::ZERO, at(11));
+    shares.refused(&team(0), ONE, Total::ZERO, at(16));
     assert_eq!(shares.teams().count(), 1);
 }
