@@ -12,7 +12,7 @@ use atoll_node::net::{Config, Egress, Error, Pool, Slot};
 use tokio::io::AsyncReadExt;
 use tokio_util::task::TaskTracker;
 
-use crate::world::{config, in_pretend_host, run};
+use crate::world::{config, in_pretend_host, ready, run};
 
 const INTERNET: &str = "/run/netns/internet";
 const SITE: &str = "198.51.100.1";
@@ -228,6 +228,8 @@ fn policies_stay_in_force_while_the_node_restarts() {
             .unwrap();
         let (_unused, mut again) = config(0, 8);
         again.run_dir = dir.path().to_owned();
+        // A process that ends takes along what it is making; here it would go on beside the next.
+        ready(&pool, 1).await;
         drop(pool);
         let pool = Pool::start(again).await.unwrap();
         let slot = pool.adopt(slot.index).unwrap();
