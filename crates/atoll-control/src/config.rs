@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use atoll_core::quota::Limits;
 use atoll_core::resources::Resources;
+use atoll_core::scheduler::forecast;
 use atoll_core::scheduler::overlay::Overlay;
 
 use crate::limit::{
@@ -95,6 +96,8 @@ pub struct Config {
     /// What all sandboxes must and should have of their nodes, beside what each team's and each
     /// request's policy says.
     pub policy: Overlay,
+    /// How arrivals are forecast, and how much may be held for them; none: not at all.
+    pub forecast: Option<forecast::Config>,
 }
 
 impl Config {
@@ -125,6 +128,7 @@ impl Config {
                 disk_pct: 100,
             },
             policy: Overlay::default(),
+            forecast: Some(forecast::Config::default()),
         }
     }
 }

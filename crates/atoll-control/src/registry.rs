@@ -21,6 +21,7 @@ use atoll_core::id::{Generation, NodeId, SandboxId, TeamId};
 use atoll_core::node::{DrainMode, NodeReport, NodeState, ObservedSandbox};
 use atoll_core::reconcile::{NodeHealth, Nodes, Observed};
 use atoll_core::sandbox::Sandbox;
+use atoll_core::scheduler::forecast;
 use atoll_core::time::Timestamp;
 
 use atoll_store::store::node::NodeRow;
@@ -35,7 +36,8 @@ use crate::node_client::NodeClient;
 use crate::view::{AllocationView, HeartbeatView, NodeView};
 
 mod book;
-mod fairness;
+pub(crate) mod fairness;
+mod foresight;
 pub(crate) mod node;
 pub(crate) mod placing;
 
@@ -87,9 +89,10 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    pub(crate) fn new(overcommit: Overcommit) -> Self {
+    /// Without a forecast nobody looks ahead, and no room is held.
+    pub(crate) fn new(overcommit: Overcommit, forecast: Option<forecast::Config>) -> Self {
         Self {
-            inner: Mutex::new(Inner::new(overcommit)),
+            inner: Mutex::new(Inner::new(overcommit, forecast)),
             overcommit,
             troubled: Arc::default(),
         }

@@ -143,7 +143,7 @@ impl ControlPlane {
             Error::new(ErrorKind::Internal, "the store's token seed is damaged").with_source(error)
         })?;
         let inner = Inner {
-            registry: Registry::new(config.overcommit),
+            registry: Registry::new(config.overcommit, config.forecast),
             policy: placement::default_policy(),
             reconciler: Reconciler::default(),
             deadlines: Deadlines::default(),

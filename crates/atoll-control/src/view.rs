@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use atoll_core::event::{Cursor, EventKind, Subject};
 use atoll_core::heartbeat::{Heartbeat, MachineUsage};
-use atoll_core::id::{Generation, KeyId, NodeId, SandboxId, TeamId, WebhookId};
+use atoll_core::id::{Generation, KeyId, NodeId, SandboxId, TeamId, TemplateId, WebhookId};
 use atoll_core::node::{DrainMode, NodeInfo, NodeState, ObservedState};
 use atoll_core::quota::{Limits, Overrides, Usage};
 use atoll_core::reconcile::{Action, NodeHealth, Observed};
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::{AccessToken, Sandbox, State};
+use atoll_core::scheduler::forecast::Outlook;
 use atoll_core::scheduler::overlay::Overlay;
 use atoll_core::scheduler::record::Record;
+use atoll_core::scheduler::total::Total;
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 use atoll_store::store::StoredEvent;
@@ -563,4 +565,36 @@ pub struct NodeExplanation {
     pub history: Vec<EventView>,
     /// When this was true.
     pub at: Timestamp,
+}
+
+/// Who is expected, and what is held for them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ForecastView {
+    /// How far ahead room is held, in minutes.
+    pub lead_minutes: usize,
+    /// The largest part of the fleet that may be held, in percent.
+    pub reserve_percent: u32,
+    /// What all nodes together may give away.
+    pub fleet: Total,
+    /// What is held of it.
+    pub held: Total,
+    /// How many series are known.
+    pub known: usize,
+    /// Those with most arrivals expected, most first.
+    pub series: Vec<SeriesView>,
+}
+
+/// What one team asks for of one template.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SeriesView {
+    /// Whose.
+    pub team: TeamId,
+    /// From what.
+    pub template: TemplateId,
+    /// What is known of it, and what follows.
+    pub outlook: Outlook,
+    /// Sandboxes of its size that room is held for.
+    pub held: u32,
+    /// Warm instances of the template that would serve what all teams ask for in the lead.
+    pub pool: u32,
 }

@@ -43,6 +43,7 @@ async fn serve(data: &DataDirArgs, nodes: Nodes) -> anyhow::Result<(Stack, TempD
         api_key: None,
         domain: None,
         policy: Overlay::default(),
+        forecast: None,
         events: EventArgs::default(),
         nodes,
     });

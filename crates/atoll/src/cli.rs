@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use atoll_core::id::NodeId;
+use atoll_core::scheduler::forecast::{RESERVE_PERCENT, RESERVE_PERCENT_MAX};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
@@ -173,6 +174,16 @@ pub(crate) struct FrontArgs {
     /// File with the fleet's scheduling policy, as JSON; sandboxes are spread unless given.
     #[arg(long, value_name = "FILE", env = "ATOLL_SCHEDULER_POLICY")]
     pub(crate) scheduler_policy: Option<PathBuf>,
+    /// Percent of the fleet that may be held for sandboxes that are expected; 0 switches the
+    /// forecast off.
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value_t = RESERVE_PERCENT,
+        value_parser = clap::value_parser!(u32).range(0..=i64::from(RESERVE_PERCENT_MAX)),
+        env = "ATOLL_FORECAST_RESERVE"
+    )]
+    pub(crate) forecast_reserve: u32,
     #[command(flatten)]
     pub(crate) events: EventArgs,
     /// Print one JSON line when ready, and nothing else, on standard output.

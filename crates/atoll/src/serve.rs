@@ -54,6 +54,7 @@ async fn serve(
         api_key: secrets::api_key(&arguments.key)?,
         domain: arguments.domain,
         policy: settings::policy(arguments.scheduler_policy.as_deref())?,
+        forecast: settings::forecast(arguments.forecast_reserve),
         events: arguments.events,
         nodes,
     };

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use atoll_api::scheduling;
 use atoll_api::webhook::Targets;
 use atoll_control::config::Config;
+use atoll_core::scheduler::forecast;
 use atoll_core::scheduler::overlay::{Level, Overlay};
 
 use crate::cli::events::{EventArgs, WebhookTargets};
@@ -30,6 +31,14 @@ pub(crate) fn apply(arguments: &EventArgs, config: &mut Config) {
     config.history_retention = DAY * *history_days;
     config.history_events_max = *history_events;
     config.history_sandboxes_max = *history_sandboxes;
+}
+
+/// The forecast that may hold so many percent of the fleet; none of nothing.
+pub(crate) fn forecast(reserve_percent: u32) -> Option<forecast::Config> {
+    (reserve_percent > 0).then(|| forecast::Config {
+        reserve_percent,
+        ..forecast::Config::default()
+    })
 }
 
 /// The fleet's scheduling policy, from its file; one that says nothing without.

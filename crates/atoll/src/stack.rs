@@ -15,11 +15,13 @@ use anyhow::{Context, bail};
 use atoll_api::rest::Api;
 use atoll_api::webhook::{HttpSender, Targets};
 use atoll_control::clock::SystemClock;
+use atoll_control::config::Config;
 use atoll_control::fleet::Fleet;
 use atoll_control::random::SystemRandom;
 use atoll_control::request::ImportRequest;
 use atoll_control::{ControlPlane, Parts};
 use atoll_core::id::NodeId;
+use atoll_core::scheduler::forecast;
 use atoll_core::scheduler::overlay::Overlay;
 use atoll_core::template::TemplateSource;
 use atoll_edge::dial::Dialer;
@@ -77,6 +79,8 @@ pub(crate) struct Options {
     pub(crate) api_key: Option<SecretString>,
     pub(crate) domain: Option<String>,
     pub(crate) policy: Overlay,
+    /// None: nobody looks ahead.
+    pub(crate) forecast: Option<forecast::Config>,
     pub(crate) events: EventArgs,
     pub(crate) nodes: Nodes,
 }
@@ -132,8 +136,11 @@ impl Stack {
         secrets::keep_private(&data_dir.join(DATABASE_FILE))?;
         let table = RouteTable::default();
         let has_own_node = matches!(options.nodes, Nodes::Own(_));
-        let control =
-            open_control(&data_dir, table.clone(), &options.events, options.policy).await?;
+        let mut config = Config::development(atoll_proto::ENVD_VERSION);
+        settings::apply(&options.events, &mut config);
+        config.policy = options.policy;
+        config.forecast = options.forecast;
+        let control = open_control(&data_dir, table.clone(), config).await?;
         // Before anything can happen that they should hear of.
         let targets = settings::targets(&options.events, has_own_node);
         deliver_webhooks(&control, targets).await?;
@@ -357,8 +364,7 @@ fn prepare(data_dir: &Path) -> anyhow::Result<fs::File> {
 async fn open_control(
     data_dir: &Path,
     table: RouteTable,
-    events: &EventArgs,
-    policy: Overlay,
+    config: Config,
 ) -> anyhow::Result<ControlPlane> {
     let store = SqliteStore::open(&data_dir.join(DATABASE_FILE))
         .await
@@ -369,9 +375,6 @@ async fn open_control(
         random: Arc::new(SystemRandom),
         routes: Arc::new(Routes::new(table)),
     };
-    let mut config = atoll_control::config::Config::development(atoll_proto::ENVD_VERSION);
-    settings::apply(events, &mut config);
-    config.policy = policy;
     ControlPlane::open(config, parts)
         .await
         .context("open the control plane")

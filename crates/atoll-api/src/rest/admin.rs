@@ -1,6 +1,7 @@
 //! The operators' surface, `/admin/v1`: keys, template imports, nodes, health; teams beneath.
 
 mod audit;
+mod forecast;
 pub(super) mod nodes;
 mod schedule;
 mod teams;
@@ -35,7 +36,7 @@ const MAX_CPU_COUNT: u32 = 1_024;
 const MAX_NAME_LEN: usize = 64;
 
 pub(super) fn routes(table: Table) -> Table {
-    let table = schedule::routes(nodes::routes(table));
+    let table = forecast::routes(schedule::routes(nodes::routes(table)));
     audit::routes(teams::routes(table))
         .add(Method::GET, "/admin/v1/keys", list_keys)
         .add(Method::POST, "/admin/v1/keys", create_key)

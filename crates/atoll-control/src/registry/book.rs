@@ -13,12 +13,14 @@ use atoll_core::sandbox::Sandbox;
 use atoll_core::scheduler::amount::Amount;
 use atoll_core::scheduler::decision::Reservation;
 use atoll_core::scheduler::fleet::{self, Fleet, Holding};
+use atoll_core::scheduler::forecast::{self, Key};
 use atoll_core::scheduler::shares::Shares;
 use atoll_core::scheduler::total::Total;
 use atoll_core::time::Timestamp;
 use tokio::time::Instant;
 
 use super::Sequence;
+use super::foresight::{Came, Foresight};
 use super::node::{NodeEntry, Share};
 use super::placing::{Standing, groups};
 use crate::config::Overcommit;
@@ -52,6 +54,8 @@ pub(super) struct Entry {
     groups: Vec<String>,
     /// The decision that its node has not answered yet: its place is reserved instead of allocated.
     pub(super) standing: Option<Standing>,
+    /// When it came, if it is among those whose coming is forecast.
+    pub(super) came: Option<Came>,
 }
 
 /// What an entry takes of the scheduler's fleet.
@@ -81,6 +85,8 @@ pub(super) struct Inner {
     pub(super) shares: Shares,
     /// What all nodes together may give away; none: to be worked out anew.
     pub(super) whole: Option<Total>,
+    /// Who is expected; none: nobody looks ahead.
+    pub(super) foresight: Option<Foresight>,
     sequence: u64,
     overcommit: Overcommit,
     /// The fleet's time counts from here: it never jumps.
@@ -121,7 +127,7 @@ pub(super) fn generations(sandbox: &Sandbox, newest: Generation) -> RangeInclusi
 }
 
 impl Inner {
-    pub(super) fn new(overcommit: Overcommit) -> Self {
+    pub(super) fn new(overcommit: Overcommit, forecast: Option<forecast::Config>) -> Self {
         Self {
             nodes: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
@@ -134,6 +140,7 @@ impl Inner {
             }),
             shares: Shares::new(),
             whole: None,
+            foresight: forecast.map(Foresight::new),
             sequence: 0,
             overcommit,
             begun: Instant::now(),
@@ -249,6 +256,7 @@ impl Inner {
     /// Forgets a sandbox.
     pub(super) fn remove(&mut self, id: &SandboxId) {
         if let Some(mut entry) = self.sandboxes.remove(id) {
+            self.went(&entry);
             self.withdraw(id, &entry);
             let before = entry.stake();
             entry.node = None;
@@ -294,6 +302,7 @@ impl Inner {
                 log_lines: 0,
                 groups: groups(sandbox),
                 standing: None,
+                came: None,
             };
             self.shift(None, &mut entry);
             self.insert(sandbox.id.clone(), entry);
@@ -308,6 +317,17 @@ impl Inner {
         if let Some(entry) = unwritten {
             entry.is_written = true;
             entry.sequence = sequence;
+        }
+    }
+
+    /// Tells the forecast that a sandbox ended, if it was told of its coming.
+    fn went(&mut self, entry: &Entry) {
+        if let (Some(foresight), Some(came)) = (&mut self.foresight, &entry.came) {
+            let key = Key {
+                team: entry.team.clone(),
+                template: came.template.clone(),
+            };
+            foresight.ended(&key, came.at.elapsed());
         }
     }
 

@@ -1,42 +1,117 @@
-//! Who gets what there is when there is not enough: asked for new sandboxes, before a place is
-//! sought for them.
+//! Who gets what there is when there is not enough, and what is held for those who are expected:
+//! asked for new sandboxes, before a place is sought for them.
 //!
 //! What the teams hold follows the account ([`Inner::shift`](super::book::Inner)); who waits is who
 //! found no room lately. Sandboxes that exist already, and go somewhere else or are resumed, are
 //! not asked about: they were admitted once.
 
-use atoll_core::id::TeamId;
+use atoll_core::id::SandboxId;
 use atoll_core::node::NodeState;
-use atoll_core::resources::Resources;
+use atoll_core::sandbox::Sandbox;
 use atoll_core::scheduler::amount::Amount;
 use atoll_core::scheduler::constraint::Constraint;
 use atoll_core::scheduler::decision::{Change, Refusal};
+use atoll_core::scheduler::forecast::Key;
+use atoll_core::scheduler::forecast::reserve::Held;
 use atoll_core::scheduler::shares::OverShare;
 use atoll_core::scheduler::total::Total;
+use atoll_core::time::Timestamp;
+use tokio::time::Instant;
 
 use super::Registry;
 use super::book::Inner;
+use super::foresight::Came;
 use crate::lock::lock;
+use crate::view::ForecastView;
+
+/// Why a new sandbox is not to have room although there may be some.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotForIt {
+    /// Its team has its share, and others that have not wait.
+    #[error(transparent)]
+    OverShare(#[from] OverShare),
+    /// What is free is held for others.
+    #[error(transparent)]
+    Held(#[from] Held),
+}
+
+fn key(sandbox: &Sandbox) -> Key {
+    Key {
+        team: sandbox.team.clone(),
+        template: sandbox.config.template.clone(),
+    }
+}
 
 impl Registry {
-    /// Whether a team may have one more sandbox of this size.
+    /// Counts that a sandbox is asked for, and says whether its team may have it now.
     ///
     /// # Errors
-    /// [`OverShare`] if it has its share of the fleet, and others that have not wait for room.
-    pub(crate) fn ask_share(&self, team: &TeamId, size: Resources) -> Result<(), OverShare> {
-        let mut inner = lock(&self.inner);
-        let now = inner.now();
-        if inner.shares.waiting(now) == 0 {
-            return Ok(());
+    /// [`NotForIt`].
+    pub(crate) fn ask_room(&self, sandbox: &Sandbox) -> Result<(), NotForIt> {
+        let mut guard = lock(&self.inner);
+        let inner = &mut *guard;
+        inner.advance(sandbox.created_at);
+        let (key, size) = (key(sandbox), sandbox.config.resources.into());
+        if let Some(foresight) = &mut inner.foresight {
+            foresight.arrived(&key, size, sandbox.created_at, &inner.shares);
         }
+        let answer = inner.may_have(&key, size);
+        if let (Some(foresight), Err(_)) = (&mut inner.foresight, &answer) {
+            foresight.refused(&key);
+        }
+        answer
+    }
+
+    /// Notes that one that was asked for has its place.
+    pub(crate) fn note_came(&self, sandbox: &Sandbox) {
+        let mut guard = lock(&self.inner);
+        let inner = &mut *guard;
+        let Some(foresight) = &mut inner.foresight else {
+            return;
+        };
+        foresight.placed(&key(sandbox));
+        if let Some(entry) = inner.sandboxes.get_mut(&sandbox.id) {
+            entry.came = Some(Came {
+                template: sandbox.config.template.clone(),
+                at: Instant::now(),
+            });
+        }
+    }
+
+    /// Forgets a sandbox that was not admitted after all.
+    pub(crate) fn forget_unadmitted(&self, id: &SandboxId, sandbox: &Sandbox) {
+        let mut inner = lock(&self.inner);
+        let came = inner
+            .sandboxes
+            .get_mut(id)
+            .and_then(|entry| entry.came.take());
+        if let (Some(foresight), Some(_)) = (&mut inner.foresight, came) {
+            foresight.refused(&key(sandbox));
+        }
+        inner.remove(id);
+    }
+
+    /// Lets the forecast know that time passed, also where nobody comes.
+    pub(crate) fn foresee(&self, now: Timestamp) {
+        lock(&self.inner).advance(now);
+    }
+
+    /// What is forecast and held; none: nobody looks ahead.
+    pub(crate) fn forecast(&self, limit: usize) -> Option<ForecastView> {
+        let mut inner = lock(&self.inner);
         let fleet = inner.whole();
-        inner.shares.ask(team, size.into(), fleet, now)
+        let foresight = inner.foresight.as_ref()?;
+        Some(foresight.view(fleet, limit))
     }
 
     /// Notes that a team's new sandbox found no room. Its team waits from now on, if it is room
     /// that was short for it on most nodes: what asks for something that few nodes have does not
     /// hold up others.
-    pub(crate) fn note_no_room(&self, team: &TeamId, size: Resources, refusal: &Refusal) {
+    pub(crate) fn note_no_room(&self, sandbox: &Sandbox, refusal: &Refusal) {
+        let (team, size) = (&sandbox.team, sandbox.config.resources);
+        if let Some(foresight) = &mut lock(&self.inner).foresight {
+            foresight.refused(&key(sandbox));
+        }
         if !matches!(refusal.smallest_change, Some(Change::Room { .. })) {
             return;
         }
@@ -66,6 +141,24 @@ impl Registry {
 }
 
 impl Inner {
+    fn advance(&mut self, now: Timestamp) {
+        let fleet = self.whole();
+        if let Some(foresight) = &mut self.foresight {
+            foresight.advance(now, fleet, &self.shares);
+        }
+    }
+
+    fn may_have(&mut self, key: &Key, size: Amount) -> Result<(), NotForIt> {
+        let (now, fleet) = (self.now(), self.whole());
+        if self.shares.waiting(now) > 0 {
+            self.shares.ask(&key.team, size, fleet, now)?;
+        }
+        if let Some(foresight) = &self.foresight {
+            foresight.ask(key, size, fleet, &self.shares)?;
+        }
+        Ok(())
+    }
+
     /// What all nodes together may give away, but for those that are lost: the teams hold parts of
     /// that.
     fn whole(&mut self) -> Total {

@@ -13,6 +13,7 @@ use atoll_core::scheduler::request::Request;
 use atoll_core::template::TemplateSource;
 use proptest::prelude::*;
 
+use super::fairness::NotForIt;
 use super::placing::Wanted;
 use super::*;
 use crate::placement::default_policy;
@@ -401,11 +402,14 @@ fn check(registry: &Registry) -> Result<(), TestCaseError> {
 /// Defends: a create whose placement is not committed yet is not taken for one that its node lost.
 #[tokio::test(start_paused = true)]
 async fn a_report_says_nothing_of_what_no_node_was_told() {
-    let registry = Registry::new(Overcommit {
-        cpu_pct: 100,
-        memory_pct: 100,
-        disk_pct: 100,
-    });
+    let registry = Registry::new(
+        Overcommit {
+            cpu_pct: 100,
+            memory_pct: 100,
+            disk_pct: 100,
+        },
+        None,
+    );
     carry_out(&registry, Step::Join(0)).await;
     report(&registry, 0, 0, 0);
     let mut row = sandbox(0);
@@ -433,6 +437,83 @@ async fn a_report_says_nothing_of_what_no_node_was_told() {
     assert_eq!(learnt[0].now, Observed::Absent);
 }
 
+/// One of a team that asks for a sandbox in a minute. Answers whether it got one.
+fn asks(registry: &Registry, team: &str, turn: usize, minute: u64) -> Option<SandboxId> {
+    let mut row = sandbox(0);
+    row.id = format!("i{team}{minute}x{turn}").parse().unwrap();
+    row.team = team.parse().unwrap();
+    row.created_at = Timestamp::from_micros(0).saturating_add(Duration::from_secs(60 * minute));
+    match registry.ask_room(&row) {
+        Ok(()) => {}
+        Err(NotForIt::Held(_)) => return None,
+        Err(other) => panic!("{other}"),
+    }
+    let wanted = Wanted {
+        sandbox: &row,
+        generation: Generation::FIRST,
+        request: Request {
+            amount: row.config.resources.into(),
+            ..Request::default()
+        },
+        policy: &default_policy(),
+        seed: 0,
+    };
+    match registry.place(&wanted) {
+        Ok(_) => registry.note_came(&row),
+        Err(refusal) => {
+            registry.note_no_room(&row, &refusal);
+            return None;
+        }
+    }
+    Some(row.id)
+}
+
+/// A node with room for sixteen, one team that had two a minute for an hour, and another one that
+/// takes all it can get: so many.
+async fn greedy_gets(forecast: Option<forecast::Config>) -> usize {
+    let whole = Overcommit {
+        cpu_pct: 100,
+        memory_pct: 100,
+        disk_pct: 100,
+    };
+    let registry = Registry::new(whole, forecast);
+    carry_out(&registry, Step::Join(0)).await;
+    report(&registry, 0, 0, 0);
+    for minute in 0..60 {
+        for turn in 0..2 {
+            let id = asks(&registry, "steady", turn, minute).unwrap();
+            registry.forget(&id);
+        }
+    }
+    let got = (0..20).filter_map(|turn| asks(&registry, "greedy", turn, 60));
+    let got = got.count();
+    let is_served = asks(&registry, "steady", 0, 60).is_some();
+    assert_eq!(is_served, got < 16);
+    if let Some(view) = registry.forecast(10) {
+        assert_eq!(view.series.len(), 2);
+        let steady = view.series.iter().find(|one| one.team.as_str() == "steady");
+        let steady = steady.unwrap();
+        assert!(
+            steady.held > 0 && steady.outlook.expected > 5.0,
+            "{steady:?}"
+        );
+    }
+    got
+}
+
+/// Defends: room is held for those who come regularly, from those who have their share already; and
+/// switched off, it is not.
+#[tokio::test(start_paused = true)]
+async fn room_is_held_for_those_who_are_expected() {
+    let half = forecast::Config {
+        reserve_percent: 50,
+        ..forecast::Config::default()
+    };
+    let got = greedy_gets(Some(half)).await;
+    assert!((8..16).contains(&got), "{got}");
+    assert_eq!(greedy_gets(None).await, 16);
+}
+
 proptest! {
     /// Defends: accounting is exact. What a node has given away is the sum of what is placed on it,
     /// here and in the scheduler's fleet, after any sequence of placements, acceptances, refusals,
@@ -448,11 +529,14 @@ proptest! {
             .build()
             .unwrap();
         runtime.block_on(async {
-            let registry = Registry::new(Overcommit {
+            let registry = Registry::new(
+Overcommit {
                 cpu_pct: 100,
                 memory_pct: 100,
                 disk_pct: 100,
-            });
+            },
+None,
+);
             for number in 0..NODES.len() {
                 carry_out(&registry, Step::Join(number)).await;
                 carry_out(&registry, Step::Report(number, 0, 0)).await;

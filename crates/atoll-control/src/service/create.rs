@@ -10,7 +10,6 @@ use atoll_core::lifecycle::{Announcement, Event, step};
 use atoll_core::quota::Exceeded;
 use atoll_core::sandbox::{Desired, EndReason, Sandbox, SandboxConfig, State};
 use atoll_core::scheduler::overlay::Laid;
-use atoll_core::scheduler::shares::OverShare;
 use atoll_core::template::Template;
 use atoll_store::store::{Admission, EventRow, IdempotencyKey, Intent, IntentChange, NewSandbox};
 use tokio::sync::OwnedSemaphorePermit;
@@ -23,6 +22,7 @@ use crate::events;
 use crate::exhausted;
 use crate::metrics;
 use crate::reconciler::{Due, Goal, Watch, is_over};
+use crate::registry::fairness::NotForIt;
 use crate::request::CreateRequest;
 use crate::view::{SandboxView, Tenant};
 
@@ -149,11 +149,11 @@ impl Inner {
         });
         let began = Instant::now();
         let mut row = self.new_row(tenant, request, template);
-        let share = self.registry.ask_share(&row.team, row.config.resources);
-        if let Err(over) = &share
+        let room = self.registry.ask_room(&row);
+        if let Err(reason) = &room
             && idempotency.is_none()
         {
-            return Err(over_share(over));
+            return Err(not_for_it(reason));
         }
         let created = events::announce(&row, row.created_at, Announcement::Created);
         let mut events = vec![events::with(
@@ -161,7 +161,7 @@ impl Inner {
             "template",
             row.config.template.as_str(),
         )];
-        if share.is_ok() {
+        if room.is_ok() {
             let laid = self.lay(&row).await?;
             events.extend(self.place_at_once(&mut row, &laid));
         }
@@ -177,7 +177,7 @@ impl Inner {
         if !matches!(admission, Ok(Admission::Accepted)) {
             // Gives back what its placement took. A row that is there although the store said
             // otherwise is found by the next full pass.
-            self.registry.forget(&row.id);
+            self.registry.forget_unadmitted(&row.id, &row);
         }
         match admission.map_err(unavailable)? {
             Admission::Accepted => crash::reached("control.intent"),
@@ -200,10 +200,10 @@ impl Inner {
                 return Ok(Admitted::Before(sandbox));
             }
         }
-        if let Err(over) = &share {
+        if let Err(reason) = &room {
             // The key did not make one before, and does not now: a later request may.
             self.give_up(&row.id, EndReason::NoCapacity).await;
-            return Err(over_share(over));
+            return Err(not_for_it(reason));
         }
         self.catalog
             .count_spawned(&row.config.template, row.created_at);
@@ -304,10 +304,9 @@ impl Inner {
     /// row that no node can take stays pending, and its task decides what becomes of it.
     fn place_at_once(&self, row: &mut Sandbox, laid: &Laid) -> Vec<EventRow> {
         let placed = self.place(row, laid, row.generation, &[]);
-        if let Err(unplaced) = &placed {
-            let size = row.config.resources;
-            self.registry
-                .note_no_room(&row.team, size, &unplaced.refusal);
+        match &placed {
+            Ok(_) => self.registry.note_came(row),
+            Err(unplaced) => self.registry.note_no_room(row, &unplaced.refusal),
         }
         let (Ok(placed), Ok(next)) = (placed, step(row.state, Event::Place)) else {
             return Vec::new();
@@ -402,9 +401,9 @@ pub(super) fn quota_exceeded(exceeded: Exceeded) -> Error {
     .with_retry_after(QUOTA_RETRY_AFTER)
 }
 
-/// The error for a team that has its share of a fleet that is too small for all.
-fn over_share(over: &OverShare) -> Error {
-    Error::new(ErrorKind::NoCapacity, over.to_string())
+/// The error for one who is not to have what room there is.
+fn not_for_it(reason: &NotForIt) -> Error {
+    Error::new(ErrorKind::NoCapacity, reason.to_string())
         .with_code(code::CAPACITY_UNAVAILABLE)
         .with_retry_after(CAPACITY_RETRY_AFTER)
 }

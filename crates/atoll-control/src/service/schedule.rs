@@ -13,7 +13,7 @@ use atoll_core::scheduler::overlay::Overlay;
 use super::ControlPlane;
 use crate::error::Result;
 use crate::request::CreateRequest;
-use crate::view::Tenant;
+use crate::view::{ForecastView, Tenant};
 
 /// What is asked about.
 #[derive(Debug, Clone)]
@@ -29,6 +29,14 @@ pub struct DryRun {
 }
 
 impl ControlPlane {
+    /// Who is expected and what is held for them: those with most arrivals expected, so many at
+    /// most. None: the forecast is off.
+    #[must_use]
+    pub fn forecast(&self, limit: usize) -> Option<ForecastView> {
+        self.inner.registry.foresee(self.inner.clock.now());
+        self.inner.registry.forecast(limit)
+    }
+
     /// Where a create of the tenant's would put its sandbox now, or why nowhere. Equal nodes share
     /// what comes by chance, so a create that follows may go to another one of them.
     ///

@@ -59,6 +59,7 @@ pub(super) async fn run(inner: &Arc<Inner>, cancel: &CancellationToken) {
             // A pass that takes long does not begin the next one at once.
             next = (next + inner.config.full_sync_interval).max(Instant::now());
             tokio::time::sleep_until(next).await;
+            inner.registry.foresee(inner.clock.now());
             ask(inner, inner.registry.clients()).await;
             walk(inner).await;
         }

@@ -64,6 +64,9 @@ const _: () = assert!(Series::BYTES + size_of::<Key>() + 2 * 64 < BYTES_PER_SERI
 /// is no reason to leave half of it idle.
 pub const RESERVE_PERCENT_MAX: u32 = 50;
 
+/// The part of the fleet that may be held unless something else is configured, in percent.
+pub const RESERVE_PERCENT: u32 = 10;
+
 /// Warm instances of one template, at most: more than start on a node at a time on a dozen nodes.
 pub const POOL_MAX: u32 = 1_000;
 
@@ -94,7 +97,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             lead_minutes: 5,
-            reserve_percent: 10,
+            reserve_percent: RESERVE_PERCENT,
             series_max: SERIES_MAX,
         }
     }

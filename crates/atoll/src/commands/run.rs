@@ -54,6 +54,7 @@ pub(crate) async fn run(arguments: RunArgs) -> anyhow::Result<Exit> {
         api_key: secrets::key(arguments.server.api_key.clone().map(Into::into))?,
         domain: None,
         policy: Overlay::default(),
+        forecast: None,
         events: EventArgs::default(),
         nodes: Nodes::Own(Box::<MachineArgs>::default()),
     });
