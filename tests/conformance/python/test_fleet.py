@@ -127,8 +127,13 @@ def test_a_node_registers_and_beats(fleet, agent):
         assert stranger.refusal(name).code == StatusCode.UNAUTHENTICATED, name
     token = (server.data_dir / "admin-token").read_text().strip()
     operator = agent.acting_as(("x-admin-token", token))
-    shown = operator.call("GetNodeStatus", {"nodeId": NODE}).node
-    assert shown.address == joined.node.address and dict(shown.tags) == {"zone": "a"}
+
+    def is_described_anew():
+        shown = operator.call("GetNodeStatus", {"nodeId": NODE}).node
+        return shown.address == joined.node.address and dict(shown.tags) == {"zone": "a"}
+
+    # It is a member as soon as it asks, and described once it was reached.
+    eventually(is_described_anew, 20, "what the node says of itself is shown again")
     # The token opens nothing else.
     assert agent.refusal("ListNodes").code == StatusCode.UNAUTHENTICATED
 
