@@ -12,8 +12,10 @@
 //! - A team at its share or above is refused while another one below its share waits; one that
 //!   would come above it, while another one waits that would not. Unless there is room for both.
 //!
-//! So what becomes free goes to those below their share, who reach it, to the last whole sandbox,
-//! as soon as enough has ended.
+//! So what becomes free goes to those below their share. As soon as enough has ended each has what
+//! it wants or its weight's part of the fleet, to within one sandbox on average. What some leave of
+//! their parts goes to those that ask, by weight only about: a team above its part that is refused
+//! does not count as waiting, and another one may be first.
 //!
 //! What it does not know: nodes. Room that is free in pieces too small for the one who waits counts
 //! as taken: with each refusal the caller tells what was free, and only more than that is room.
