@@ -10,6 +10,7 @@
 //! carry a generation, refuses older ones, and keeps what it runs when nobody orders anything.
 #![deny(unsafe_code)]
 
+mod accept;
 pub mod agent;
 pub mod cgroup;
 pub mod disk;

@@ -30,8 +30,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::accept;
 use crate::driver::jail::reach::Reach;
-use crate::rpc::{ACCEPT_PAUSE, Body, IDLE_MAX, answer, refuse};
+use crate::rpc::{Body, IDLE_MAX, answer, refuse};
 
 mod tunnels;
 
@@ -66,19 +67,8 @@ impl Relay {
         cut: CancellationToken,
     ) {
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        loop {
-            let accept = async {
-                let slot = Arc::clone(&slots).acquire_owned().await;
-                (slot, listener.accept().await)
-            };
-            let Some((slot, accepted)) = cancel.run_until_cancelled(accept).await else {
-                return;
-            };
-            let (Ok(slot), Ok((stream, _))) = (slot, accepted) else {
-                tracing::warn!("accept failed; retrying");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            };
+        let accept = || async { Ok(listener.accept().await?.0) };
+        while let Some((slot, stream)) = accept::next(&slots, &cancel, accept).await {
             let (relay, cut) = (self.clone(), cut.clone());
             self.tasks.spawn(async move {
                 let carried = relay.carry(stream, cut.clone());

@@ -30,6 +30,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use self::orders::Orders;
+use crate::accept;
 use crate::agent::Agent;
 use crate::traceparent;
 
@@ -50,9 +51,6 @@ const EVENTS_MAX: usize = 4_096;
 
 /// A connection on which no request begins is closed after this.
 pub(crate) const IDLE_MAX: Duration = Duration::from_secs(60);
-
-/// Pause after a failed accept: the usual cause, too few descriptors, passes only with time.
-pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often a silent peer is asked whether it is still there, and how long it may take to answer.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(15));
@@ -82,19 +80,8 @@ pub async fn serve(
         }
     }));
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let accept = async {
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            (slot, listener.accept().await)
-        };
-        let Some((slot, accepted)) = cancel.run_until_cancelled(accept).await else {
-            return;
-        };
-        let (Ok(slot), Ok((stream, _))) = (slot, accepted) else {
-            tracing::warn!("accept failed; retrying");
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            continue;
-        };
+    let accept = || async { Ok(listener.accept().await?.0) };
+    while let Some((slot, stream)) = accept::next(&slots, &cancel, accept).await {
         tasks.spawn(converse(stream, door.clone(), slot, cancel.clone()));
     }
 }
