@@ -5,7 +5,6 @@
 //! found no room lately. Sandboxes that exist already, and go somewhere else or are resumed, are
 //! not asked about: they were admitted once.
 
-use atoll_core::id::SandboxId;
 use atoll_core::node::NodeState;
 use atoll_core::sandbox::Sandbox;
 use atoll_core::scheduler::amount::Amount;
@@ -79,16 +78,14 @@ impl Registry {
     }
 
     /// Forgets a sandbox that was not admitted after all.
-    pub(crate) fn forget_unadmitted(&self, id: &SandboxId, sandbox: &Sandbox) {
+    pub(crate) fn forget_unadmitted(&self, sandbox: &Sandbox) {
         let mut inner = lock(&self.inner);
-        let came = inner
-            .sandboxes
-            .get_mut(id)
-            .and_then(|entry| entry.came.take());
+        let entry = inner.sandboxes.get_mut(&sandbox.id);
+        let came = entry.and_then(|entry| entry.came.take());
         if let (Some(foresight), Some(_)) = (&mut inner.foresight, came) {
             foresight.refused(&key(sandbox));
         }
-        inner.remove(id);
+        inner.remove(&sandbox.id);
     }
 
     /// Lets the forecast know that time passed, also where nobody comes.

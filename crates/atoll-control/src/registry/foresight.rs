@@ -4,7 +4,7 @@
 //! Sandboxes that this process did not see coming (those from before its start) are not counted
 //! among those that run, and what was learnt ends with the process.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use atoll_core::id::{TeamId, TemplateId};
@@ -98,10 +98,7 @@ impl Foresight {
     /// What is known, those with most arrivals expected first: so many series at most.
     pub(super) fn view(&self, fleet: Total, limit: usize) -> ForecastView {
         let config = self.forecast.config();
-        let held = |key: &Key| {
-            let mut holds = self.reserve.holds();
-            holds.find(|(other, _)| *other == key)
-        };
+        let held: BTreeMap<_, _> = self.reserve.holds().collect();
         let mut series: Vec<_> = self
             .forecast
             .keys()
@@ -110,7 +107,7 @@ impl Foresight {
                     team: key.team.clone(),
                     template: key.template.clone(),
                     outlook: self.forecast.outlook(key)?,
-                    held: held(key).map_or(0, |(_, hold)| hold.count),
+                    held: held.get(key).map_or(0, |hold| hold.count),
                     pool: self.forecast.pool(&key.template, config.lead_minutes),
                 })
             })

@@ -177,7 +177,7 @@ impl Inner {
         if !matches!(admission, Ok(Admission::Accepted)) {
             // Gives back what its placement took. A row that is there although the store said
             // otherwise is found by the next full pass.
-            self.registry.forget_unadmitted(&row.id, &row);
+            self.registry.forget_unadmitted(&row);
         }
         match admission.map_err(unavailable)? {
             Admission::Accepted => crash::reached("control.intent"),
