@@ -2,7 +2,7 @@
 
 mod churn;
 mod compare;
-mod conditions;
+pub(crate) mod conditions;
 pub(crate) mod control;
 pub(crate) mod create;
 pub(crate) mod forecast;

@@ -7,8 +7,11 @@
 
 use std::io::IsTerminal;
 use std::sync::OnceLock;
+use std::time::Duration;
+use std::{io, thread};
 
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use anyhow::Context as _;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
@@ -40,6 +43,10 @@ const SECONDS: [f64; 14] = [
 
 /// Upper bounds of the buckets of histograms that count.
 const COUNTS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+/// How often what histograms were told is folded into their buckets. Until then each value takes
+/// its 8 bytes, whether or not somebody reads the metrics.
+const FOLDED_EACH: Duration = Duration::from_secs(5);
 
 /// Ends the export of traces when it is dropped, with what is still to be sent.
 #[derive(Debug, Default)]
@@ -135,8 +142,8 @@ fn exporter() -> Result<SdkTracerProvider, opentelemetry_otlp::ExporterBuildErro
 /// What was counted, as Prometheus reads it. The first call begins to count.
 ///
 /// # Errors
-/// If something else in this process counts already.
-pub(crate) fn metrics() -> Result<&'static PrometheusHandle, BuildError> {
+/// If something else in this process counts already, or no thread can be started.
+pub(crate) fn metrics() -> anyhow::Result<&'static PrometheusHandle> {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     if let Some(handle) = HANDLE.get() {
         return Ok(handle);
@@ -150,7 +157,22 @@ pub(crate) fn metrics() -> Result<&'static PrometheusHandle, BuildError> {
     atoll_edge::metrics::describe();
     atoll_node::metrics::describe();
     atoll_store::metrics::describe();
+    let folding = handle.clone();
+    fold_each(FOLDED_EACH, move || folding.run_upkeep()).context("start a thread")?;
     Ok(HANDLE.get_or_init(|| handle))
+}
+
+/// Calls `fold` for as long as the process lives: on a thread of its own, because who counts may
+/// have no runtime, or several.
+fn fold_each(interval: Duration, fold: impl Fn() + Send + 'static) -> io::Result<()> {
+    let folding = move || {
+        loop {
+            thread::sleep(interval);
+            fold();
+        }
+    };
+    let thread = thread::Builder::new().name("metrics-folding".to_owned());
+    thread.spawn(folding).map(drop)
 }
 
 /// What was counted so far; empty if nothing counts.
@@ -158,7 +180,7 @@ pub(crate) fn render_metrics() -> String {
     metrics().map_or_else(
         |_| String::new(),
         |handle| {
-            // Histograms are folded together here; nobody else does it.
+            // What was told since is shown, too.
             handle.run_upkeep();
             handle.render()
         },
@@ -167,6 +189,49 @@ pub(crate) fn render_metrics() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::bench::conditions::resident_mib;
+
+    /// Values told between two folds: 2 MiB of them.
+    const VALUES: usize = 1 << 18;
+    const ROUNDS: usize = 24;
+    /// A few rounds' worth: what is folded is freed a little later.
+    const KEPT_MIB_MAX: u64 = 20;
+
+    /// A server whose metrics nobody read grew by the values of every request.
+    #[test]
+    fn histograms_that_nobody_reads_do_not_grow() {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets(&SECONDS)
+            .expect("buckets")
+            .build_recorder();
+        let handle = recorder.handle();
+        let folds = Arc::new(AtomicUsize::new(0));
+        let folded = Arc::clone(&folds);
+        let fold = move || {
+            handle.run_upkeep();
+            folded.fetch_add(1, Ordering::SeqCst);
+        };
+        fold_each(Duration::from_millis(1), fold).expect("a thread");
+        let histogram = metrics::with_local_recorder(&recorder, || metrics::histogram!("test"));
+        let before = resident_mib();
+        for _ in 0..ROUNDS {
+            for _ in 0..VALUES {
+                histogram.record(0.01);
+            }
+            // One may have begun before the last value.
+            let enough = folds.load(Ordering::SeqCst) + 2;
+            while folds.load(Ordering::SeqCst) < enough {
+                thread::yield_now();
+            }
+        }
+        let grown = resident_mib().saturating_sub(before);
+        assert!(grown < KEPT_MIB_MAX, "{grown} MiB more are resident");
+    }
+
     const DOCUMENT: &str = include_str!("../../../docs/metrics.md");
 
     fn names() -> Vec<(&'static str, &'static str)> {
