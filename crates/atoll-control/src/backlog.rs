@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use atoll_core::correction::Correction;
 use atoll_core::event::{EventKind, Subject};
-use atoll_store::store::EventRow;
+use atoll_core::time::Timestamp;
+use atoll_store::store::{EventRow, Store};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -91,7 +92,7 @@ impl Backlog {
     ///
     /// # Errors
     /// What the store says; what it did not take stays.
-    async fn flush(&self, inner: &Inner) -> atoll_store::store::Result<()> {
+    async fn flush(&self, store: &dyn Store, now: Timestamp) -> atoll_store::store::Result<()> {
         loop {
             let batch = lock(&self.waiting).batch();
             if batch.is_empty() {
@@ -106,17 +107,17 @@ impl Backlog {
             }
             let count = events.len() + corrections.len();
             if !events.is_empty() {
-                inner.store.event_append(events).await?;
+                store.event_append(events).await?;
             }
             if !corrections.is_empty() {
-                inner.store.correction_append(corrections).await?;
+                store.correction_append(corrections).await?;
             }
             // Nobody else takes from the front.
             lock(&self.waiting).notes.drain(..count);
         }
         let dropped = lock(&self.waiting).dropped;
         if dropped > 0 {
-            inner.store.event_append(vec![gap(inner, dropped)]).await?;
+            store.event_append(vec![gap(now, dropped)]).await?;
             lock(&self.waiting).dropped -= dropped;
         }
         Ok(())
@@ -124,10 +125,9 @@ impl Backlog {
 }
 
 /// Tells that something is missing.
-fn gap(inner: &Inner, dropped: u64) -> EventRow {
+fn gap(at: Timestamp, dropped: u64) -> EventRow {
     let message = format!("{dropped} repairs and events of nodes could not be recorded");
-    let (at, kind) = (inner.clock.now(), EventKind::Log);
-    let event = about(Subject::Fleet, None, at, kind, "warn", message);
+    let event = about(Subject::Fleet, None, at, EventKind::Log, "warn", message);
     with(event, "dropped", dropped.to_string())
 }
 
@@ -137,7 +137,7 @@ pub(crate) async fn run(inner: &Arc<Inner>, cancel: &CancellationToken) {
     let writing = async {
         let mut is_told = false;
         loop {
-            match backlog.flush(inner).await {
+            match backlog.flush(&*inner.store, inner.clock.now()).await {
                 Ok(()) => {
                     is_told = false;
                     backlog.more.notified().await;
@@ -161,8 +161,56 @@ pub(crate) async fn run(inner: &Arc<Inner>, cancel: &CancellationToken) {
 
 /// Writes what is left when the control plane stops.
 pub(crate) async fn finish(inner: &Inner) {
-    let flushed = tokio::time::timeout(FLUSH_LIMIT, inner.backlog.flush(inner)).await;
+    let flush = inner.backlog.flush(&*inner.store, inner.clock.now());
+    let flushed = tokio::time::timeout(FLUSH_LIMIT, flush).await;
     if !matches!(flushed, Ok(Ok(()))) {
         tracing::warn!("some repairs and events of nodes are not recorded");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use atoll_core::event::Cursor;
+    use atoll_store::memory::MemStore;
+    use atoll_store::store::EventQuery;
+
+    use super::*;
+
+    fn numbered(number: usize) -> EventRow {
+        let at = Timestamp::from_micros(1);
+        let message = number.to_string();
+        about(Subject::Fleet, None, at, EventKind::Log, "info", message)
+    }
+
+    #[tokio::test]
+    async fn what_is_beyond_the_limit_is_counted_and_told_after_the_rest() {
+        const BEYOND: usize = 3;
+        let (backlog, store) = (Backlog::default(), MemStore::default());
+        let now = Timestamp::from_micros(2);
+        backlog.add((0..BACKLOG_MAX + BEYOND).map(numbered), []);
+        backlog.flush(&store, now).await.unwrap();
+        backlog.add([numbered(BACKLOG_MAX + BEYOND)], []);
+        backlog.flush(&store, now).await.unwrap();
+
+        let limit = u32::try_from(BACKLOG_MAX + 2 * BEYOND).unwrap();
+        let query = EventQuery {
+            kinds: vec![EventKind::Log],
+            ..EventQuery::default()
+        };
+        let listed = store.event_list_after(Cursor::START, &query, limit);
+        let events = listed.await.unwrap().events;
+        let messages: Vec<_> = events.iter().map(|stored| &stored.event.message).collect();
+        assert_eq!(messages.len(), BACKLOG_MAX + 2);
+        let in_order = (0..BACKLOG_MAX).map(|number| number.to_string());
+        assert!(in_order.eq(messages[..BACKLOG_MAX].iter().map(ToString::to_string)));
+        assert_eq!(
+            messages[BACKLOG_MAX].as_str(),
+            "3 repairs and events of nodes could not be recorded"
+        );
+        assert_eq!(
+            *messages[BACKLOG_MAX + 1],
+            (BACKLOG_MAX + BEYOND).to_string(),
+            "what comes later is written again"
+        );
     }
 }
