@@ -10,20 +10,34 @@ const COMMIT_SECONDS: &str = "atoll_store_commit_seconds";
 const COMMIT_WRITES: &str = "atoll_store_commit_writes";
 /// Commits that failed.
 const COMMIT_FAILURES: &str = "atoll_store_commit_failures_total";
+/// How long reads took, by what they read.
+const READ_SECONDS: &str = "atoll_store_read_seconds";
+/// Reads that failed, by what they read.
+const READ_FAILURES: &str = "atoll_store_read_failures_total";
 
 /// Every name, with what it says.
-pub const ALL: [(&str, &str); 3] = [
+pub const ALL: [(&str, &str); 5] = [
     (COMMIT_SECONDS, "Seconds of a commit, its sync included"),
     (COMMIT_WRITES, "Writes that shared a commit"),
     (COMMIT_FAILURES, "Commits that failed"),
+    (READ_SECONDS, "Seconds of a read, by operation"),
+    (READ_FAILURES, "Reads that failed, by operation"),
 ];
 
 /// Tells the recorder what the names mean.
 pub fn describe() {
-    let [(_, seconds), (_, writes), (_, failures)] = ALL;
+    let [
+        (_, seconds),
+        (_, writes),
+        (_, failures),
+        (_, read),
+        (_, unread),
+    ] = ALL;
     describe_histogram!(COMMIT_SECONDS, Unit::Seconds, seconds);
     describe_histogram!(COMMIT_WRITES, Unit::Count, writes);
     describe_counter!(COMMIT_FAILURES, failures);
+    describe_histogram!(READ_SECONDS, Unit::Seconds, read);
+    describe_counter!(READ_FAILURES, unread);
 }
 
 pub(crate) fn committed(writes: usize, took: Duration, is_ok: bool) {
@@ -32,5 +46,13 @@ pub(crate) fn committed(writes: usize, took: Duration, is_ok: bool) {
         histogram!(COMMIT_WRITES).record(u32::try_from(writes).unwrap_or(u32::MAX));
     } else {
         counter!(COMMIT_FAILURES).increment(1);
+    }
+}
+
+pub(crate) fn read(operation: &'static str, took: Duration, is_ok: bool) {
+    if is_ok {
+        histogram!(READ_SECONDS, "operation" => operation).record(took);
+    } else {
+        counter!(READ_FAILURES, "operation" => operation).increment(1);
     }
 }

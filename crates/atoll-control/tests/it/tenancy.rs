@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use atoll_control::request::{ImportRequest, LogQuery, Order};
 use atoll_control::view::{HealthStatus, Scope, Tenant};
+use atoll_control::{ControlPlane, Error};
 use atoll_core::error::ErrorKind;
+use atoll_core::id::SandboxId;
 use atoll_core::template::{BuildStatus, TemplateSource};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use secrecy::ExposeSecret as _;
 
 use crate::world::{World, all, base, request, wait_for};
@@ -19,12 +22,12 @@ pub(crate) fn stranger() -> Tenant {
     }
 }
 
-#[tokio::test]
-async fn another_team_sees_and_touches_nothing() {
-    let world = World::new();
-    let running = world.start().await;
-    let id = running.create().await.sandbox.id;
-    let (control, other) = (&running.control, stranger());
+/// Everything that can be asked about one sandbox, with what it is called.
+async fn ask(
+    control: &ControlPlane,
+    tenant: &Tenant,
+    id: &SandboxId,
+) -> Vec<(&'static str, Error)> {
     let hour = Duration::from_secs(3_600);
     let logs = LogQuery {
         start: None,
@@ -33,32 +36,49 @@ async fn another_team_sees_and_touches_nothing() {
         level: None,
         search: None,
     };
-    let errors = [
-        control.sandbox_get(&other, &id).await.unwrap_err(),
-        control.sandbox_kill(&other, &id).await.unwrap_err(),
-        control
-            .sandbox_connect(&other, &id, hour)
-            .await
-            .unwrap_err(),
-        control.sandbox_pause(&other, &id, true).await.unwrap_err(),
-        control.sandbox_resume(&other, &id, hour).await.unwrap_err(),
-        control.sandbox_restart(&other, &id).await.unwrap_err(),
-        control
-            .sandbox_set_timeout(&other, &id, hour)
-            .await
-            .unwrap_err(),
-        control
-            .sandbox_refresh(&other, &id, hour)
-            .await
-            .unwrap_err(),
-        control
-            .sandbox_metrics(&other, &id, None, None)
-            .await
-            .unwrap_err(),
-        control.sandbox_logs(&other, &id, &logs).await.unwrap_err(),
+    let none = (None, None);
+    let answers = [
+        ("get", control.sandbox_get(tenant, id).await.err()),
+        ("kill", control.sandbox_kill(tenant, id).await.err()),
+        (
+            "connect",
+            control.sandbox_connect(tenant, id, hour).await.err(),
+        ),
+        ("pause", control.sandbox_pause(tenant, id, true).await.err()),
+        (
+            "resume",
+            control.sandbox_resume(tenant, id, hour).await.err(),
+        ),
+        ("restart", control.sandbox_restart(tenant, id).await.err()),
+        (
+            "time-out",
+            control.sandbox_set_timeout(tenant, id, hour).await.err(),
+        ),
+        (
+            "refresh",
+            control.sandbox_refresh(tenant, id, hour).await.err(),
+        ),
+        (
+            "metrics",
+            control
+                .sandbox_metrics(tenant, id, none.0, none.1)
+                .await
+                .err(),
+        ),
+        ("logs", control.sandbox_logs(tenant, id, &logs).await.err()),
     ];
-    for error in errors {
-        assert_eq!(error.kind, ErrorKind::NotFound);
+    let refused = |(name, answer): (_, Option<Error>)| (name, answer.expect(name));
+    answers.into_iter().map(refused).collect()
+}
+
+#[tokio::test]
+async fn another_team_sees_and_touches_nothing() {
+    let world = World::new();
+    let running = world.start().await;
+    let id = running.create().await.sandbox.id;
+    let (control, other) = (&running.control, stranger());
+    for (name, error) in ask(control, &other, &id).await {
+        assert_eq!(error.kind, ErrorKind::NotFound, "{name}");
         assert_eq!(
             error.message,
             format!("Sandbox \"{id}\" doesn't exist or you don't have access to it")
@@ -67,6 +87,44 @@ async fn another_team_sees_and_touches_nothing() {
     let page = control.sandbox_list(&other, &all()).await.unwrap();
     assert_eq!((page.items.len(), page.total_running), (0, 0));
     assert!(running.is_visible(&id).await);
+    running.stop().await;
+}
+
+/// How often each thing was read from the store and how often it was written, in Prometheus' text.
+fn store_work(text: &str) -> Vec<&str> {
+    let counts = [
+        "atoll_store_read_seconds_count",
+        "atoll_store_commit_seconds_count",
+    ];
+    let lines = text.lines();
+    let mut work: Vec<_> = lines
+        .filter(|line| counts.iter().any(|count| line.starts_with(count)))
+        .collect();
+    work.sort_unstable();
+    work
+}
+
+/// An answer's time cannot tell what is another's from what is not there, because the same is done
+/// for both: the same reads, and no write.
+#[tokio::test]
+async fn what_is_anothers_takes_the_work_of_what_is_not_there() {
+    let recorder = || PrometheusBuilder::new().build_recorder();
+    let world = World::new();
+    let running = world.start().await;
+    let foreign = running.create().await.sandbox.id;
+    let missing: SandboxId = "i00000000000000000000".parse().unwrap();
+    let (control, other) = (&running.control, stranger());
+    let mut done = Vec::new();
+    for id in [&foreign, &missing] {
+        let recorder = recorder();
+        let counting = metrics::set_default_local_recorder(&recorder);
+        ask(control, &other, id).await;
+        drop(counting);
+        done.push(recorder.handle().render());
+    }
+    let [foreign, missing] = [store_work(&done[0]), store_work(&done[1])];
+    assert!(!missing.is_empty(), "nothing was counted");
+    assert_eq!(foreign, missing);
     running.stop().await;
 }
 

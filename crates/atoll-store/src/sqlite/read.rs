@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::future::Future;
 
 use atoll_core::id::{SandboxId, TeamId};
 use atoll_core::lifecycle::state_name;
@@ -10,13 +11,14 @@ use atoll_core::time::Timestamp;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Row as _};
+use tokio::time::Instant;
 
 use super::decode;
-use crate::queries;
 use crate::row::{counts_as_paused, to_i64};
 use crate::store::{
     AuditFilter, AuditRow, Error, KeyRow, Result, SandboxFilter, TeamRow, TemplateRow,
 };
+use crate::{metrics, queries};
 
 type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 
@@ -25,10 +27,7 @@ pub(super) async fn one(
     operation: &'static str,
     statement: Statement<'_>,
 ) -> Result<Option<SqliteRow>> {
-    statement
-        .fetch_optional(pool)
-        .await
-        .map_err(|source| Error::Database { operation, source })
+    timed(operation, statement.fetch_optional(pool)).await
 }
 
 pub(super) async fn all(
@@ -36,10 +35,18 @@ pub(super) async fn all(
     operation: &'static str,
     statement: Statement<'_>,
 ) -> Result<Vec<SqliteRow>> {
-    statement
-        .fetch_all(pool)
-        .await
-        .map_err(|source| Error::Database { operation, source })
+    timed(operation, statement.fetch_all(pool)).await
+}
+
+/// Every read goes through here: waiting for a connection is part of it.
+async fn timed<T>(
+    operation: &'static str,
+    reading: impl Future<Output = sqlx::Result<T>>,
+) -> Result<T> {
+    let begun = Instant::now();
+    let read = reading.await;
+    metrics::read(operation, begun.elapsed(), read.is_ok());
+    read.map_err(|source| Error::Database { operation, source })
 }
 
 pub(super) async fn ping(pool: &SqlitePool) -> Result<()> {
