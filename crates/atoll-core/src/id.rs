@@ -120,6 +120,13 @@ id!(
     is_slug
 );
 
+id!(
+    /// One start of a process of the control plane: a UUID.
+    ServerId,
+    "server",
+    is_slug
+);
+
 /// Turns random bytes into `[a-z0-9]` text, one character a byte.
 ///
 /// The bias of `byte % 36` (7 of 256 values) costs less than a tenth of a bit per character.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::id::{BuildId, Generation, KeyId, NodeId, SandboxId, TeamId, TemplateId};
+use crate::id::{BuildId, Generation, KeyId, NodeId, SandboxId, ServerId, TeamId, TemplateId};
 use crate::network::NetworkPolicy;
 use crate::quota::Charge;
 use crate::resources::Resources;
@@ -154,6 +154,9 @@ pub struct Sandbox {
     pub kept: Option<Kept>,
     /// Whether it should begin anew; set by a restart, until it serves again or fails.
     pub is_restarting: bool,
+    /// The server that took the last request of where it should be, and brings it there; none:
+    /// there is one server, or nobody said.
+    pub claimed_by: Option<ServerId>,
     /// When this row last changed.
     pub updated_at: Timestamp,
     /// When it left the world, with the reason; set together with [`State::Stopped`].

@@ -1,6 +1,7 @@
 //! What every store must do: one suite, run against each.
 
 mod event;
+mod lease;
 mod lifecycle;
 mod paging;
 mod policy;
@@ -61,7 +62,9 @@ macro_rules! contract {
                 lifecycle::what_counts_as_paused_is_found_by_its_labels,
                 lifecycle::a_resume_needs_a_place_of_the_quota,
                 lifecycle::a_failed_pause_or_resume_takes_its_wish_back,
-                lifecycle::a_restart_keeps_its_place,
+                lifecycle::a_restart_keeps_its_place, lease::servers_count_their_beats,
+                lease::a_lease_has_one_holder_that_lives,
+                lease::a_claim_comes_with_its_wish, lease::several_are_read_at_once,
                 lifecycle::wishes_apply_only_where_they_make_sense,
                 node::a_node_keeps_what_was_decided_about_it,
                 node::corrections_are_kept_in_a_bounded_number);
@@ -144,6 +147,7 @@ fn sandbox(id: &str) -> Sandbox {
         keep_memory: true,
         kept: None,
         is_restarting: false,
+        claimed_by: None,
         updated_at: at(100),
         ended: None,
         last_error: None,
@@ -256,6 +260,7 @@ fn intent(id: &SandboxId, change: IntentChange) -> Intent {
     Intent {
         id: id.clone(),
         change,
+        claimed_by: None,
         at: at(150),
         events: vec![event(id.as_str(), 150, "intended")],
         audit: None,

@@ -11,13 +11,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use atoll_core::correction::Correction;
 use atoll_core::event::Cursor;
-use atoll_core::id::{KeyId, NodeId, SandboxId, TeamId, TemplateId, WebhookId};
+use atoll_core::id::{KeyId, NodeId, SandboxId, ServerId, TeamId, TemplateId, WebhookId};
 use atoll_core::quota::{Limits, Overrides, admit};
 use atoll_core::sandbox::{Desired, EndReason, Kept, OnTimeout, Sandbox, State};
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 use tokio::sync::watch;
 
+use crate::store::lease::{Lease, ServerRow};
 use crate::store::node::NodeRow;
 use crate::store::{
     Admission, AuditFilter, AuditRow, EventFilter, EventGap, EventPage, EventQuery, EventRow,
@@ -27,6 +28,7 @@ use crate::store::{
 };
 use crate::webhook::WebhookRow;
 
+mod lease;
 mod node;
 
 #[derive(Debug, Default)]
@@ -45,6 +47,8 @@ struct Tables {
     webhooks: BTreeMap<WebhookId, WebhookRow>,
     nodes: BTreeMap<NodeId, NodeRow>,
     corrections: Vec<Correction>,
+    servers: BTreeMap<ServerId, ServerRow>,
+    leases: BTreeMap<String, Lease>,
     idempotency: BTreeMap<(TeamId, String), (String, SandboxId, Timestamp)>,
     audit: Vec<AuditRow>,
     audit_written: i64,
@@ -193,6 +197,7 @@ impl Tables {
             .sandboxes
             .get_mut(&intent.id)
             .filter(|row| row.desired != Desired::Stopped)?;
+        let is_turned = intent.change.turns();
         match intent.change {
             IntentChange::Stop(reason) => {
                 row.desired = Desired::Stopped;
@@ -243,6 +248,8 @@ impl Tables {
             IntentChange::ExtendDeadline(deadline) => row.deadline = row.deadline.max(deadline),
             IntentChange::SetNetwork(policy) => row.config.network = policy,
         }
+        let claimed_by = intent.claimed_by.filter(|_| is_turned);
+        row.claimed_by = claimed_by.or_else(|| row.claimed_by.take());
         row.updated_at = intent.at;
         row.revision += 1;
         let row = row.clone();
@@ -639,6 +646,12 @@ impl Store for MemStore {
 
     async fn sandbox_get(&self, id: &SandboxId) -> Result<Option<Sandbox>> {
         Ok(self.tables().sandboxes.get(id).cloned())
+    }
+
+    async fn sandbox_list_by_id(&self, ids: &[SandboxId]) -> Result<Vec<Sandbox>> {
+        let tables = self.tables();
+        let rows = ids.iter().filter_map(|id| tables.sandboxes.get(id));
+        Ok(rows.cloned().collect())
     }
 
     async fn sandbox_list(&self, filter: &SandboxFilter) -> Result<Vec<Sandbox>> {

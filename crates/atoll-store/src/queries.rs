@@ -97,7 +97,7 @@ macro_rules! sandbox_columns {
     () => {
         "id, team, template, build, alias, config, state, desired, stop_reason, generation, node, \
          created_at, started_at, deadline, updated_at, ended_at, last_error, created_by, revision, \
-         timeout, keep_memory, kept_generation, kept_at, restarting"
+         timeout, keep_memory, kept_generation, kept_at, restarting, claimed_by"
     };
 }
 
@@ -105,7 +105,7 @@ pub(crate) const SANDBOX_INSERT: &str = concat!(
     "INSERT INTO sandboxes (",
     sandbox_columns!(),
     ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
-     $19, $20, $21, $22, $23, $24)"
+     $19, $20, $21, $22, $23, $24, $25)"
 );
 pub(crate) const LABEL_INSERT: &str = "INSERT INTO sandbox_labels \
      (sandbox, team, name, value, created_at) VALUES ($1, $2, $3, $4, $5)";
@@ -116,6 +116,9 @@ pub(crate) const SANDBOX_GET: &str = concat!(
     sandbox_columns!(),
     " FROM sandboxes WHERE id = $1"
 );
+/// The beginning of a look at several; their ids are appended.
+pub(crate) const SANDBOX_LIST_BY_ID: &str =
+    concat!("SELECT ", sandbox_columns!(), " FROM sandboxes WHERE id");
 pub(crate) const SANDBOX_LIST_LIVE: &str = concat!(
     "SELECT ",
     sandbox_columns!(),
@@ -162,28 +165,30 @@ macro_rules! sandbox_intend {
         )
     };
 }
-pub(crate) const SANDBOX_STOP: &str =
-    sandbox_intend!("desired = 'stopped', stop_reason = $3", "<> 'stopped'");
+pub(crate) const SANDBOX_STOP: &str = sandbox_intend!(
+    "desired = 'stopped', stop_reason = $3, claimed_by = COALESCE($4, claimed_by)",
+    "<> 'stopped'"
+);
 pub(crate) const SANDBOX_EXPIRE: &str = sandbox_intend!(
-    "desired = 'stopped', stop_reason = 'expired'",
-    "= 'running' AND deadline = $3"
+    "desired = 'stopped', stop_reason = 'expired', claimed_by = COALESCE($3, claimed_by)",
+    "= 'running' AND deadline = $4"
 );
 pub(crate) const SANDBOX_EXPIRE_TO_PAUSE: &str = sandbox_intend!(
-    "desired = 'paused', keep_memory = $4",
-    "= 'running' AND deadline = $3"
+    "desired = 'paused', keep_memory = $5, claimed_by = COALESCE($3, claimed_by)",
+    "= 'running' AND deadline = $4"
 );
 pub(crate) const SANDBOX_PAUSE: &str = sandbox_intend!(
-    "desired = 'paused', keep_memory = $3",
+    "desired = 'paused', keep_memory = $4, claimed_by = COALESCE($3, claimed_by)",
     "= 'running' AND state = 'running' AND restarting = 0"
 );
 pub(crate) const SANDBOX_RESUME: &str = sandbox_intend!(
-    "desired = 'running', timeout = $3",
+    "desired = 'running', timeout = $4, claimed_by = COALESCE($3, claimed_by)",
     "= 'paused' AND state = 'paused'"
 );
 pub(crate) const SANDBOX_STAY_PAUSED: &str =
     sandbox_intend!("desired = 'paused'", "= 'running' AND state = 'paused'");
 pub(crate) const SANDBOX_RESTART: &str = sandbox_intend!(
-    "restarting = 1",
+    "restarting = 1, claimed_by = COALESCE($3, claimed_by)",
     "= 'running' AND state = 'running' AND restarting = 0"
 );
 pub(crate) const SANDBOX_SET_DEADLINE: &str = sandbox_intend!("deadline = $3", "<> 'stopped'");
@@ -356,6 +361,18 @@ pub(crate) const NODE_DRAIN: &str = "UPDATE nodes SET drain = $2, updated_at = $
 pub(crate) const NODE_LIST: &str = "SELECT id, name, address, tags, drain, joined_at, \
      updated_at, descriptor FROM nodes ORDER BY id";
 pub(crate) const NODE_REMOVE: &str = "DELETE FROM nodes WHERE id = $1";
+
+/// What a server says of itself stays as it was at its first beat: it does not change.
+pub(crate) const SERVER_BEAT: &str = "INSERT INTO servers (id, address, version, beats) \
+     VALUES ($1, $2, $3, 1) ON CONFLICT (id) DO UPDATE SET beats = servers.beats + 1";
+pub(crate) const SERVER_LIST: &str = "SELECT id, address, version, beats FROM servers ORDER BY id";
+pub(crate) const SERVER_REMOVE: &str =
+    "DELETE FROM servers WHERE id = $1 AND beats = COALESCE($2, beats)";
+pub(crate) const LEASE_GET: &str = "SELECT holder, term FROM leases WHERE name = $1";
+pub(crate) const LEASE_TAKE: &str = "INSERT INTO leases (name, holder, term) \
+     SELECT $1, id, 1 FROM servers WHERE id = $2 \
+     ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, term = leases.term + 1 \
+     WHERE NOT EXISTS (SELECT 1 FROM servers WHERE servers.id = leases.holder)";
 
 pub(crate) const CORRECTION_INSERT: &str = "INSERT INTO corrections \
      (at, kind, node, sandbox, generation, reason) VALUES ($1, $2, $3, $4, $5, $6)";

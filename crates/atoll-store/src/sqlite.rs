@@ -8,6 +8,7 @@ mod apply;
 mod batch;
 mod decode;
 mod event;
+mod lease;
 mod migrate;
 mod node;
 mod read;
@@ -245,6 +246,10 @@ impl Store for SqliteStore {
 
     async fn sandbox_get(&self, id: &SandboxId) -> Result<Option<Sandbox>> {
         read::sandbox_get(&self.readers, id).await
+    }
+
+    async fn sandbox_list_by_id(&self, ids: &[SandboxId]) -> Result<Vec<Sandbox>> {
+        read::sandbox_list_by_id(&self.readers, ids).await
     }
 
     async fn sandbox_list(&self, filter: &SandboxFilter) -> Result<Vec<Sandbox>> {

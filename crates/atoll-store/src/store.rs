@@ -14,6 +14,8 @@
 //! - **Webhooks**: who is told of events over the network, with the secret that signing needs.
 //! - **Nodes**: those that joined, and whether they are being emptied.
 //! - **Corrections**: the newest repairs, with their reasons.
+//! - **Servers and leases**: which processes of the control plane live, and which of them does what
+//!   only one may do.
 //! - **Idempotency keys**: which sandbox a repeated request already made.
 //! - **Audit**: who asked for which change, from where, and what became of it; refused ones too.
 //!   Where one transaction decides a request, its row is part of it.
@@ -41,7 +43,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use atoll_core::event::{Cursor, EventKind, Subject};
-use atoll_core::id::{Generation, KeyId, NodeId, SandboxId, TeamId, TemplateId};
+use atoll_core::id::{Generation, KeyId, NodeId, SandboxId, ServerId, TeamId, TemplateId};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::quota::{Exceeded, Limits, Overrides, Usage};
 use atoll_core::sandbox::{Desired, EndReason, OnTimeout, Sandbox, State};
@@ -53,6 +55,7 @@ use tokio::sync::watch;
 
 use crate::webhook::WebhookStore;
 
+pub mod lease;
 pub mod node;
 
 /// Why the store did not do it.
@@ -413,6 +416,24 @@ pub enum IntentChange {
     SetNetwork(NetworkPolicy),
 }
 
+impl IntentChange {
+    /// Whether it leads to another state, so that somebody has to bring the sandbox there.
+    #[must_use]
+    pub const fn turns(&self) -> bool {
+        match self {
+            Self::Stop(_)
+            | Self::Expire { .. }
+            | Self::Pause { .. }
+            | Self::Resume { .. }
+            | Self::Restart => true,
+            Self::StayPaused
+            | Self::SetDeadline(_)
+            | Self::ExtendDeadline(_)
+            | Self::SetNetwork(_) => false,
+        }
+    }
+}
+
 /// An [`IntentChange`] with what is written in its transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Intent {
@@ -420,6 +441,9 @@ pub struct Intent {
     pub id: SandboxId,
     /// What changes.
     pub change: IntentChange,
+    /// The server that brings it there from now on; none: as before. Counts only where the change
+    /// leads to another state.
+    pub claimed_by: Option<ServerId>,
     /// When.
     pub at: Timestamp,
     /// What is told of it.
@@ -532,6 +556,9 @@ pub struct Retention {
     pub limit: u32,
 }
 
+/// Sandboxes that are asked for by their ids at a time: a page of events.
+pub const IDS_MAX: usize = 256;
+
 /// Events that are pruned for each sandbox that may be: about what a sandbox leaves in its life.
 pub const EVENTS_PER_SANDBOX: u32 = 8;
 
@@ -564,7 +591,7 @@ pub struct TeamUsage {
 
 /// Durable state of the control plane. Every method fails with [`Error`] if the database does.
 #[async_trait]
-pub trait Store: node::NodeStore + WebhookStore {
+pub trait Store: node::NodeStore + lease::LeaseStore + WebhookStore {
     /// The value of this name; writes the given one first if there is none.
     async fn meta_ensure(&self, name: &str, value: &str) -> Result<String>;
 
@@ -631,6 +658,10 @@ pub trait Store: node::NodeStore + WebhookStore {
 
     /// One sandbox, in whatever state.
     async fn sandbox_get(&self, id: &SandboxId) -> Result<Option<Sandbox>>;
+
+    /// Those of these sandboxes that there are, in whatever state and order; at most
+    /// [`IDS_MAX`] are asked for.
+    async fn sandbox_list_by_id(&self, ids: &[SandboxId]) -> Result<Vec<Sandbox>>;
 
     /// A page of a team's sandboxes.
     async fn sandbox_list(&self, filter: &SandboxFilter) -> Result<Vec<Sandbox>>;

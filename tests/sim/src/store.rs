@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use atoll_core::correction::Correction;
 use atoll_core::event::Cursor;
-use atoll_core::id::{KeyId, NodeId, SandboxId, TeamId, TemplateId, WebhookId};
+use atoll_core::id::{KeyId, NodeId, SandboxId, ServerId, TeamId, TemplateId, WebhookId};
 use atoll_core::node::{DrainMode, NodeInfo};
 use atoll_core::quota::Limits;
 use atoll_core::sandbox::{Sandbox, State};
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 use atoll_store::memory::MemStore;
+use atoll_store::store::lease::{Lease, LeaseStore, ServerRow};
 use atoll_store::store::node::{NodeRow, NodeStore};
 use atoll_store::store::{
     Admission, AuditFilter, AuditRow, Error, EventFilter, EventGap, EventPage, EventQuery,
@@ -258,6 +259,29 @@ impl NodeStore for SimStore {
 }
 
 #[async_trait]
+impl LeaseStore for SimStore {
+    async fn server_beat(&self, server: &ServerRow) -> Result<()> {
+        pass!(self, server_beat(server))
+    }
+
+    async fn server_list(&self) -> Result<Vec<ServerRow>> {
+        pass!(self, server_list())
+    }
+
+    async fn server_remove(&self, id: &ServerId, beats: Option<u64>) -> Result<bool> {
+        pass!(self, server_remove(id, beats))
+    }
+
+    async fn lease_get(&self, name: &str) -> Result<Option<Lease>> {
+        pass!(self, lease_get(name))
+    }
+
+    async fn lease_take(&self, name: &str, server: &ServerId) -> Result<Option<Lease>> {
+        pass!(self, lease_take(name, server))
+    }
+}
+
+#[async_trait]
 impl Store for SimStore {
     async fn meta_ensure(&self, name: &str, value: &str) -> Result<String> {
         pass!(self, meta_ensure(name, value))
@@ -342,6 +366,10 @@ impl Store for SimStore {
 
     async fn sandbox_get(&self, id: &SandboxId) -> Result<Option<Sandbox>> {
         pass!(self, sandbox_get(id))
+    }
+
+    async fn sandbox_list_by_id(&self, ids: &[SandboxId]) -> Result<Vec<Sandbox>> {
+        pass!(self, sandbox_list_by_id(ids))
     }
 
     async fn sandbox_list(&self, filter: &SandboxFilter) -> Result<Vec<Sandbox>> {

@@ -157,6 +157,7 @@ fn sandbox(number: usize) -> Sandbox {
         keep_memory: false,
         kept: None,
         is_restarting: false,
+        claimed_by: None,
         updated_at: Timestamp::from_micros(0),
         ended: None,
         last_error: None,

@@ -55,6 +55,7 @@ fn sandbox(state: State, desired: Desired, node: Option<NodeId>, deadline: Times
             at: NOW,
         }),
         is_restarting: false,
+        claimed_by: None,
         updated_at: NOW,
         ended: None,
         last_error: None,

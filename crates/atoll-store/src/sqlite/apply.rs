@@ -14,10 +14,12 @@ use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 
 use super::batch::{append_audit, readmit};
+use super::lease::{self, LeaseWrite};
 use super::node::{self, NodeWrite};
 use super::{decode, event, team, webhook};
 use crate::queries;
 use crate::row::{config_to_json, micros, status_name, to_i64};
+use crate::store::lease::Lease;
 use crate::store::node::NodeRow;
 use crate::store::{
     Admission, AuditRow, Error, EventRow, IdempotencyKey, Inserted, Intent, IntentChange, KeyRow,
@@ -81,6 +83,7 @@ pub(super) enum Write {
         limit: u32,
     },
     Node(NodeWrite),
+    Lease(LeaseWrite),
     HistoryPrune(Prune),
     WebhookInsert {
         row: Box<WebhookRow>,
@@ -124,6 +127,7 @@ pub(super) enum Reply {
     Pruned(Pruned),
     Readmission(Readmission),
     Node(Option<Box<NodeRow>>),
+    Lease(Option<Lease>),
 }
 
 macro_rules! into {
@@ -146,6 +150,7 @@ impl Reply {
     into!(into_admission, Admission, Admission);
     into!(into_pruned, Pruned, Pruned);
     into!(into_readmission, Readmission, Readmission);
+    into!(into_lease, Lease, Option<Lease>);
 
     pub(super) fn into_unit(self) {
         assert!(matches!(self, Self::Unit), "a write answered {self:?}");
@@ -254,6 +259,7 @@ pub(super) async fn apply(
             ))
         }
         Write::Node(write) => node::apply(tx, write, head).await,
+        Write::Lease(write) => lease::apply(tx, write).await,
         Write::HistoryPrune(prune) => history_prune(tx, prune).await,
         Write::WebhookInsert { row, most } => webhook::insert(tx, row, *most).await,
         Write::WebhookUpdate { row, events } => webhook::update(tx, row, events, head).await,
@@ -420,20 +426,22 @@ async fn sandbox_intend(
             .bind(intent.id.as_str())
             .bind(intent.at.as_micros())
     };
+    let claimed_by = intent.claimed_by.as_ref().map(|server| server.as_str());
+    let turned = |text: &'static str| begun(text).bind(claimed_by);
     let statement = match &intent.change {
         IntentChange::Stop(_) => unreachable!("these are always gathered"),
         IntentChange::Expire { seen, how } => match how {
-            OnTimeout::Kill => begun(queries::SANDBOX_EXPIRE).bind(seen.as_micros()),
-            OnTimeout::Pause { keep_memory } => begun(queries::SANDBOX_EXPIRE_TO_PAUSE)
+            OnTimeout::Kill => turned(queries::SANDBOX_EXPIRE).bind(seen.as_micros()),
+            OnTimeout::Pause { keep_memory } => turned(queries::SANDBOX_EXPIRE_TO_PAUSE)
                 .bind(seen.as_micros())
                 .bind(i64::from(*keep_memory)),
         },
         IntentChange::Pause { keep_memory } => {
-            begun(queries::SANDBOX_PAUSE).bind(i64::from(*keep_memory))
+            turned(queries::SANDBOX_PAUSE).bind(i64::from(*keep_memory))
         }
-        IntentChange::Resume { timeout } => begun(queries::SANDBOX_RESUME).bind(micros(*timeout)),
+        IntentChange::Resume { timeout } => turned(queries::SANDBOX_RESUME).bind(micros(*timeout)),
         IntentChange::StayPaused => begun(queries::SANDBOX_STAY_PAUSED),
-        IntentChange::Restart => begun(queries::SANDBOX_RESTART),
+        IntentChange::Restart => turned(queries::SANDBOX_RESTART),
         IntentChange::SetDeadline(deadline) => {
             begun(queries::SANDBOX_SET_DEADLINE).bind(deadline.as_micros())
         }

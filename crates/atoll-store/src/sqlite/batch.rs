@@ -393,7 +393,8 @@ async fn stop_all<'w>(
             statement = statement
                 .bind(intent.id.as_str())
                 .bind(intent.at.as_micros())
-                .bind(reason_name(*reason));
+                .bind(reason_name(*reason))
+                .bind(intent.claimed_by.as_ref().map(|server| server.as_str()));
         }
         fetch_sandboxes(tx, "end a sandbox", statement, &mut found).await?;
     }
@@ -533,6 +534,7 @@ fn bind_row<'q>(statement: Statement<'q>, sandbox: &'q Sandbox) -> Statement<'q>
         .bind(sandbox.kept.map(|kept| to_i64(kept.generation.get())))
         .bind(sandbox.kept.map(|kept| kept.at.as_micros()))
         .bind(i64::from(sandbox.is_restarting))
+        .bind(sandbox.claimed_by.as_ref().map(|server| server.as_str()))
 }
 
 pub(super) async fn append_audit(tx: &mut SqliteConnection, rows: &[&AuditRow]) -> Result<()> {

@@ -121,6 +121,7 @@ pub(super) fn sandbox(row: &SqliteRow) -> Result<Sandbox> {
         keep_memory: keep_memory != 0,
         kept,
         is_restarting: restarting != 0,
+        claimed_by: optional_id(row, 24, TABLE, id)?,
         updated_at: time(row, 14)?,
         ended: ended_at.map(|at| (at, stop_reason.unwrap_or(EndReason::Failed))),
         last_error: column(row, 16)?,

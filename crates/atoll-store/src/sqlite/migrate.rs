@@ -60,6 +60,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "paused labels",
         include_str!("../../migrations/sqlite/0012_paused_labels.sql"),
     ),
+    (
+        13,
+        "servers",
+        include_str!("../../migrations/sqlite/0013_servers.sql"),
+    ),
 ];
 
 /// Applies what the file lacks, each change in a transaction of its own.

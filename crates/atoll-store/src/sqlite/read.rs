@@ -117,6 +117,26 @@ pub(super) async fn sandbox_list_live(
     rows.iter().map(decode::sandbox).collect()
 }
 
+pub(super) async fn sandbox_list_by_id(
+    pool: &SqlitePool,
+    ids: &[SandboxId],
+) -> Result<Vec<Sandbox>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    // In few lengths, so that the texts stay prepared; the last id fills up.
+    let length = ids.len().next_power_of_two();
+    let mut clauses = Clauses::new(queries::SANDBOX_LIST_BY_ID, 0);
+    clauses.push_list(" IN (", length);
+    let mut statement = sqlx::query(AssertSqlSafe(clauses.text));
+    let filling = ids.iter().chain(ids.iter().cycle()).take(length);
+    for id in filling {
+        statement = statement.bind(id.as_str());
+    }
+    let rows = all(pool, "list sandboxes by id", statement).await?;
+    rows.iter().map(decode::sandbox).collect()
+}
+
 /// Numbers placeholders while a statement is put together from fixed texts: values are only ever
 /// bound.
 pub(super) struct Clauses {

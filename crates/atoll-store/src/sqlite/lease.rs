@@ -1,0 +1,108 @@
+//! Servers and leases.
+
+use async_trait::async_trait;
+use atoll_core::id::ServerId;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::SqliteStore;
+use super::apply::{Reply, Write, execute, fetch};
+use super::decode::{column, unsigned};
+use super::read;
+use crate::queries;
+use crate::row::{parse, to_i64};
+use crate::store::Result;
+use crate::store::lease::{Lease, LeaseStore, ServerRow};
+
+const SERVERS: &str = "servers";
+const LEASES: &str = "leases";
+
+/// One write about servers.
+#[derive(Debug)]
+pub(super) enum LeaseWrite {
+    Beat(ServerRow),
+    Remove { id: ServerId, beats: Option<u64> },
+    Take { name: String, server: ServerId },
+}
+
+/// Carries out one write inside the caller's transaction.
+pub(super) async fn apply(tx: &mut SqliteConnection, write: &LeaseWrite) -> Result<Reply> {
+    match write {
+        LeaseWrite::Beat(server) => {
+            let statement = sqlx::query(queries::SERVER_BEAT)
+                .bind(server.id.as_str())
+                .bind(&server.address)
+                .bind(&server.version);
+            execute(tx, "count a server's beat", statement).await?;
+            Ok(Reply::Unit)
+        }
+        LeaseWrite::Remove { id, beats } => {
+            let statement = sqlx::query(queries::SERVER_REMOVE)
+                .bind(id.as_str())
+                .bind(beats.map(to_i64));
+            let removed = execute(tx, "remove a server", statement).await?;
+            Ok(Reply::Count(removed))
+        }
+        LeaseWrite::Take { name, server } => {
+            let operation = "take a lease";
+            let take = sqlx::query(queries::LEASE_TAKE)
+                .bind(name)
+                .bind(server.as_str());
+            execute(tx, operation, take).await?;
+            let get = sqlx::query(queries::LEASE_GET).bind(name);
+            let row = fetch(tx, operation, get).await?;
+            Ok(Reply::Lease(row.as_ref().map(lease).transpose()?))
+        }
+    }
+}
+
+fn lease(row: &SqliteRow) -> Result<Lease> {
+    let holder: &str = column(row, 0)?;
+    Ok(Lease {
+        holder: parse(LEASES, holder, holder)?,
+        term: unsigned(row, 1, LEASES, holder)?,
+    })
+}
+
+fn server(row: &SqliteRow) -> Result<ServerRow> {
+    let id: &str = column(row, 0)?;
+    Ok(ServerRow {
+        id: parse(SERVERS, id, id)?,
+        address: column(row, 1)?,
+        version: column(row, 2)?,
+        beats: unsigned(row, 3, SERVERS, id)?,
+    })
+}
+
+#[async_trait]
+impl LeaseStore for SqliteStore {
+    async fn server_beat(&self, server: &ServerRow) -> Result<()> {
+        let write = Write::Lease(LeaseWrite::Beat(server.clone()));
+        self.write(write).await.map(Reply::into_unit)
+    }
+
+    async fn server_list(&self) -> Result<Vec<ServerRow>> {
+        let statement = sqlx::query(queries::SERVER_LIST);
+        let rows = read::all(&self.readers, "list servers", statement).await?;
+        rows.iter().map(server).collect()
+    }
+
+    async fn server_remove(&self, id: &ServerId, beats: Option<u64>) -> Result<bool> {
+        let id = id.clone();
+        let write = Write::Lease(LeaseWrite::Remove { id, beats });
+        Ok(self.write(write).await?.into_count() > 0)
+    }
+
+    async fn lease_get(&self, name: &str) -> Result<Option<Lease>> {
+        let statement = sqlx::query(queries::LEASE_GET).bind(name);
+        let row = read::one(&self.readers, "get a lease", statement).await?;
+        row.as_ref().map(lease).transpose()
+    }
+
+    async fn lease_take(&self, name: &str, server: &ServerId) -> Result<Option<Lease>> {
+        let write = Write::Lease(LeaseWrite::Take {
+            name: name.to_owned(),
+            server: server.clone(),
+        });
+        Ok(self.write(write).await?.into_lease())
+    }
+}
