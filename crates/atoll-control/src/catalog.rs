@@ -47,11 +47,19 @@ fn owner(template: &Template) -> String {
 }
 
 impl Catalog {
-    /// Takes over what the store has.
+    /// Takes over what the store has, and forgets what it has not.
     pub(crate) fn load(&self, rows: Vec<TemplateRow>) {
-        for row in rows {
-            self.put(row);
-        }
+        let named = rows.iter().flat_map(|row| {
+            let template = &row.template;
+            let names = template.names.iter();
+            names.map(|name| ((owner(template), name.clone()), template.id.clone()))
+        });
+        let by_name = named.collect();
+        let rows = rows.into_iter();
+        let rows = rows.map(|row| (row.template.id.clone(), Arc::new(row)));
+        let mut inner = lock(&self.inner);
+        inner.by_name = by_name;
+        inner.rows = rows.collect();
     }
 
     /// Adds or replaces one.

@@ -55,6 +55,15 @@ pub const HISTORY_SANDBOXES_MAX: u64 = 250_000;
 /// that are kept have left.
 pub const HISTORY_EVENTS_MAX: u64 = 2_500_000;
 
+/// What a server is to the others on the same store, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// Where it listens.
+    pub address: String,
+    /// Its program's version.
+    pub version: String,
+}
+
 /// Settings of the control plane. There is no `Default`: [`Config::development`] says what it is
 /// for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +107,8 @@ pub struct Config {
     pub policy: Overlay,
     /// How arrivals are forecast, and how much may be held for them; none: not at all.
     pub forecast: Option<forecast::Config>,
+    /// What this server is to others on its store; none: it is alone there.
+    pub server: Option<ServerConfig>,
 }
 
 impl Config {
@@ -129,6 +140,7 @@ impl Config {
             },
             policy: Overlay::default(),
             forecast: Some(forecast::Config::default()),
+            server: None,
         }
     }
 }

@@ -97,7 +97,8 @@ impl Corrections {
 
     /// Tells of them; they are written as soon as the store takes them.
     pub(crate) fn record(self, inner: &Inner) {
-        if self.all.is_empty() {
+        // Every server notices; the one on duty repairs, and tells.
+        if self.all.is_empty() || !inner.servers.is_on_duty() {
             return;
         }
         for correction in &self.all {

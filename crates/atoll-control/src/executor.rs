@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use atoll_core::crash;
 use atoll_core::error::ErrorKind;
+use atoll_core::event::EventKind;
 use atoll_core::id::{Generation, NodeId};
-use atoll_core::lifecycle::{Effect, Event, Refused, step};
+use atoll_core::lifecycle::{Effect, Event, Refused, state_name, step};
 use atoll_core::node::{CallOutcome, ObservedSandbox, Refusal};
 use atoll_core::reconcile::{Action, Observed};
 use atoll_core::route::RouteUpdate;
@@ -49,6 +50,8 @@ pub(crate) enum Attempt {
     LookAgain,
     /// There is nothing to do.
     Rest,
+    /// Another server does it; look how far it is.
+    StandBy,
     /// It did not work; try again later.
     Wait(String),
 }
@@ -360,6 +363,7 @@ impl Executor {
                 seen: row.deadline,
                 how: row.config.on_timeout,
             },
+            claimed_by: self.inner.servers.claim(),
             at: self.inner.clock.now(),
             events: Vec::new(),
             audit: None,
@@ -412,6 +416,11 @@ impl Executor {
         events.extend(events::announcements(next.effects, &after, at));
         if let Some(told) = events.last_mut().filter(|_| change.decision.is_some()) {
             told.decision = change.decision;
+        }
+        if events.is_empty() && !self.inner.servers.is_alone() {
+            // Nobody is told of this state but the other servers.
+            let text = format!("sandbox is {}", state_name(next.next));
+            events.push(events::event(row, at, EventKind::Log, "debug", text));
         }
         let stamp = |effect| next.effects.contains(&effect).then_some(at);
         let transition = Transition {

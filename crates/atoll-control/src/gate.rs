@@ -31,6 +31,10 @@ use crate::lock::lock;
 /// When to try again after too many creates were under way: about what a create takes.
 const IN_FLIGHT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// How long a gate may be used without a look at its team, by what is no request of the team's own,
+/// where other servers may change teams.
+const GATE_TTL: Duration = Duration::from_secs(2);
+
 /// Tokio's clock, which tests and simulations control.
 #[derive(Debug, Clone)]
 pub(crate) struct TokioClock {
@@ -105,6 +109,7 @@ pub(crate) struct Gate {
     creating: Arc<Semaphore>,
     refusals: Arc<Refusals>,
     creating_max: usize,
+    made_at: Instant,
 }
 
 impl Gate {
@@ -128,7 +133,13 @@ impl Gate {
                 |gate| Arc::clone(&gate.refusals),
             ),
             creating_max,
+            made_at: Instant::now(),
         }
+    }
+
+    /// Whether another server may have changed the team since long.
+    pub(crate) fn is_old(&self) -> bool {
+        self.made_at.elapsed() >= GATE_TTL
     }
 
     /// What the team's sandboxes must and should have of their nodes.
@@ -210,6 +221,19 @@ impl Gates {
             }
             known.gates.insert(row.id.clone(), Arc::clone(&gate));
         }
+        gate
+    }
+
+    /// The gate of a team as its row is, which was read just now.
+    pub(crate) fn renew(&self, row: &TeamRow) -> Arc<Gate> {
+        let mut known = lock(&self.known);
+        let before = known.gates.get(&row.id).cloned();
+        if before.is_none() && known.gates.len() >= GATES_MAX {
+            known.gates.clear();
+        }
+        let before = before.as_deref();
+        let gate = Arc::new(Gate::new(row, self.defaults, self.creating_max, before));
+        known.gates.insert(row.id.clone(), Arc::clone(&gate));
         gate
     }
 

@@ -44,6 +44,7 @@ mod registry;
 pub mod request;
 pub mod route_publisher;
 pub mod rpc_node;
+mod servers;
 mod service;
 mod tasks;
 mod tokens;

@@ -53,6 +53,10 @@ pub const TEAM_LIMITS: Limits = Limits {
     requests: rate(20_000, 40_000),
 };
 
+/// Looks in the store, at each server, for what another server may have made a moment ago: what
+/// strangers who guess ids can cost.
+pub const LOOKUPS: Rate = rate(200, 1_000);
+
 /// How many refused requests of one team are recorded.
 pub const TEAM_REFUSALS: Rate = rate(5, 100);
 

@@ -39,11 +39,13 @@ const NODE_RESOURCE: &str = "atoll_node_resource";
 const FLEET_RESOURCE: &str = "atoll_fleet_resource";
 /// Repairs and events of nodes for which there was no place while the store took nothing.
 const UNRECORDED: &str = "atoll_unrecorded_total";
+/// Whether this server does what only one may do.
+const ON_DUTY: &str = "atoll_server_on_duty";
 /// Sandboxes that are placed.
 const SANDBOXES: &str = "atoll_sandboxes";
 
 /// Every name, with what it says.
-pub const ALL: [(&str, &str); 16] = [
+pub const ALL: [(&str, &str); 17] = [
     (
         CREATES,
         "Creates, by outcome: `ok` or the kind of the error",
@@ -97,6 +99,10 @@ pub const ALL: [(&str, &str); 16] = [
         "The same of all ready nodes together, by resource",
     ),
     (SANDBOXES, "Sandboxes that are placed on nodes"),
+    (
+        ON_DUTY,
+        "1 while this server does what only one may do: deadlines, repairs, retention, webhooks",
+    ),
     (
         UNRECORDED,
         "Repairs and events of nodes that were not recorded, for want of a store",
@@ -197,6 +203,11 @@ pub(crate) fn fleet(total: [f64; 3], allocated: [f64; 3], sandboxes: u32) {
             gauge!(FLEET_RESOURCE, "resource" => resource, "of" => of).set(amount);
         }
     }
+}
+
+/// Whether this server is on duty.
+pub(crate) fn on_duty(is_on_duty: bool) {
+    gauge!(ON_DUTY).set(f64::from(u8::from(is_on_duty)));
 }
 
 /// The resources, in the order of [`amounts`].

@@ -11,9 +11,13 @@ use crate::events::{about, with};
 use crate::service::Inner;
 
 /// Tells of a node that stands otherwise than before, where that is in memory only.
+///
+/// Each server sees it; the one on duty writes it.
 pub(crate) fn changed(inner: &Arc<Inner>, node: &NodeId, before: NodeState, after: NodeState) {
     let event = change(inner, node, before, after);
-    inner.backlog.add([event], []);
+    if inner.servers.is_on_duty() {
+        inner.backlog.add([event], []);
+    }
 }
 
 /// The event of a node that stands otherwise than before, to be written with that change.

@@ -7,13 +7,16 @@
 //! a request is the path of a repair.
 //!
 //! Invariants:
-//! - At most one task drives a sandbox; it alone commits states.
+//! - At most one task of a server drives a sandbox; it alone commits states there. Where several
+//!   servers share a store, the sandbox is one of them's to drive at a time (see
+//!   [`crate::servers`]); for those who wait at another, the task there reads the rows that the
+//!   driver commits.
 //! - An order to a node is never abandoned half-way: it runs to its end in a task of its own, even
 //!   when the driver stops waiting for it because a delete overtook it.
 //! - A task that cannot go on waits with a growing delay, and is shortened by the next wake.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,6 +34,7 @@ use crate::executor::{Attempt, Executor};
 use crate::lock::lock;
 use crate::metrics;
 use crate::progress::Progress;
+use crate::servers::is_turning;
 use crate::service::Inner;
 
 /// The first delay after something did not work; each further one is twice as long.
@@ -40,9 +44,14 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 /// node that comes back do not all ask it in the same moment.
 const BACKOFF_MAX: Duration = Duration::from_millis(2_500);
 
+/// How often a task looks for what another server committed, where no event told of it.
+const STAND_BY_INTERVAL: Duration = Duration::from_millis(500);
+
 /// What a task shares with those who wait for it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Slot {
+    /// How many wait for it.
+    watchers: AtomicUsize,
     is_woken: AtomicBool,
     wake: Notify,
     progress: Progress,
@@ -148,6 +157,13 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
+    fn new(slot: &Arc<Slot>) -> Self {
+        slot.watchers.fetch_add(1, Ordering::AcqRel);
+        Self {
+            slot: Arc::clone(slot),
+        }
+    }
+
     /// Why the last wish was taken back.
     pub(crate) fn setback(&self) -> Option<Setback> {
         lock(&self.slot.setback).clone()
@@ -159,6 +175,12 @@ impl Watch {
         condition: impl Fn(&Sandbox) -> bool,
     ) -> Option<Arc<Sandbox>> {
         self.slot.progress.until(condition).await
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.slot.watchers.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -197,23 +219,24 @@ impl Reconciler {
         if let Some(slot) = slots.get(id) {
             slot.owe(due);
             slot.wake();
-            return Watch {
-                slot: Arc::clone(slot),
-            };
+            return Watch::new(slot);
         }
-        let slot = Arc::new(Slot {
-            is_woken: AtomicBool::new(false),
-            wake: Notify::new(),
-            progress: Progress::default(),
-            setback: Mutex::default(),
-            due: Mutex::new(due),
-        });
+        let slot = Arc::new(Slot::default());
+        slot.owe(due);
+        let watch = Watch::new(&slot);
         slots.insert(id.clone(), Arc::clone(&slot));
         drop(slots);
         let task = drive(Arc::clone(inner), id.clone(), Arc::clone(&slot), hint);
         // Within the span of whoever woke it first: its work belongs to that request.
         inner.tasks.spawn(task.in_current_span());
-        Watch { slot }
+        watch
+    }
+
+    /// Says "look again" to the task of a sandbox, if there is one.
+    pub(crate) fn nudge(&self, id: &SandboxId) {
+        if let Some(slot) = lock(&self.slots).get(id) {
+            slot.wake();
+        }
     }
 
     /// Whether a task drives this sandbox now.
@@ -288,6 +311,13 @@ async fn drive_to_rest(inner: &Arc<Inner>, id: &SandboxId, slot: &Slot, hint: Op
                 row = Some(*found);
             }
             Attempt::LookAgain => {}
+            Attempt::StandBy => {
+                tokio::select! {
+                    biased;
+                    () = slot.woken() => {}
+                    () = tokio::time::sleep(STAND_BY_INTERVAL) => {}
+                }
+            }
             Attempt::Rest => {
                 if inner.reconciler.retire(id, slot) {
                     return;
@@ -325,7 +355,16 @@ async fn advance(inner: &Inner, executor: &mut Executor, slot: &Slot, row: Sandb
     slot.show(&row);
     if row.state != State::Stopped {
         // A look between placement and commit finds no row, and has it forgotten.
-        inner.registry.follow(&row);
+        inner.follow(&row);
+    }
+    if !inner.is_ours(&row).await {
+        inner.settle(&row);
+        let is_waited_for = is_turning(&row) && slot.watchers.load(Ordering::Acquire) > 0;
+        return if is_waited_for {
+            Attempt::StandBy
+        } else {
+            Attempt::Rest
+        };
     }
     let observed = inner.registry.observed(&row.id);
     let actions = plan(&row, &observed, &inner.registry.health(), inner.clock.now());

@@ -263,14 +263,15 @@ impl Registry {
         }
     }
 
-    /// Judges the silence of every node. Answers those whose state changed by it.
-    pub(crate) fn age(&self) -> StateChanges {
+    /// Judges the silence of every node; one is lost only if nobody else hears it. Answers those
+    /// whose state changed by it.
+    pub(crate) fn age(&self, is_unheard: impl Fn(&NodeId) -> bool) -> StateChanges {
         let now = Instant::now();
         let mut inner = lock(&self.inner);
         let mut changes = StateChanges::new();
         for (id, node) in &mut inner.nodes {
             let before = node.state();
-            node.age(now);
+            node.age(now, || is_unheard(id));
             if node.state() != before {
                 changes.insert(id.clone(), (before, node.state()));
             }
@@ -280,6 +281,31 @@ impl Registry {
         }
         inner.end_reservations();
         changes
+    }
+
+    /// The nodes that this server has not heard for long, or never.
+    pub(crate) fn silent(&self) -> Vec<NodeId> {
+        let now = Instant::now();
+        let inner = lock(&self.inner);
+        let silent = inner.nodes.iter().filter(|(_, node)| node.is_silent(now));
+        silent.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Takes over a row that another server may have written: what it says of how the sandbox
+    /// stands was seen there when it was written. Answers whether it says anything new.
+    pub(crate) fn heed(&self, sandbox: &Sandbox) -> bool {
+        let mut inner = lock(&self.inner);
+        let known = inner.sandboxes.get(&sandbox.id);
+        let revision = known.map(|entry| entry.revision);
+        if revision.is_none_or(|revision| revision <= sandbox.revision) {
+            inner.follow(sandbox);
+        }
+        let is_new = revision.is_none_or(|revision| revision < sandbox.revision);
+        if is_new {
+            inner.infer(sandbox);
+        }
+        inner.note_written(&sandbox.id);
+        is_new
     }
 
     /// How to reach the nodes that joined and were not heard of for this long, or did not report

@@ -32,6 +32,7 @@ pub use resume::TrafficAccess;
 use std::sync::Arc;
 
 use atoll_core::error::ErrorKind;
+use atoll_core::event::Cursor;
 use atoll_core::id::{SandboxId, TeamId};
 use atoll_core::route::{Route, RouteUpdate};
 use atoll_core::sandbox::{Desired, Sandbox, State};
@@ -52,14 +53,16 @@ use crate::corrections::{CorrectionBook, RECENT_MAX};
 use crate::deadlines::Deadlines;
 use crate::error::{Error, Result};
 use crate::exhausted::Exhausted;
-use crate::gate::Gates;
-use crate::limit::STRANGER_REFUSALS;
+use crate::gate::{Gates, Limiter};
+use crate::limit::{LOOKUPS, STRANGER_REFUSALS};
 use crate::placement;
 use crate::random::Random;
 use crate::reconciler::Reconciler;
 use crate::registry::Registry;
 use crate::route_publisher::RoutePublisher;
+use crate::servers::Servers;
 use crate::service::health::HealthBook;
+use crate::tasks;
 use crate::tokens::{SEED_LEN, Tokens};
 use crate::usage::UsageBook;
 use crate::view::{SandboxView, Scope, Tenant};
@@ -95,6 +98,8 @@ pub(crate) struct Inner {
     pub(crate) clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     pub(crate) routes: Arc<dyn RoutePublisher>,
+    /// Those on the same store.
+    pub(crate) servers: Servers,
     pub(crate) registry: Registry,
     /// How nodes are chosen where nobody says otherwise.
     pub(crate) policy: Policy,
@@ -111,6 +116,10 @@ pub(crate) struct Inner {
     pub(crate) tokens: Tokens,
     keys: keys::KnownKeys,
     pub(crate) bus: Arc<Bus>,
+    /// The newest event when this control plane began to read what there is.
+    pub(crate) opened_at: Cursor,
+    /// Bounds the looks for what this server does not know, and another may.
+    lookups: Limiter,
     pub(crate) webhooks: Webhooks,
     gates: Gates,
     /// Bounds what is recorded of callers without a team.
@@ -143,6 +152,7 @@ impl ControlPlane {
             Error::new(ErrorKind::Internal, "the store's token seed is damaged").with_source(error)
         })?;
         let inner = Inner {
+            servers: Servers::new(config.server.as_ref(), &draw_uuid(random.as_ref())),
             registry: Registry::new(config.overcommit, config.forecast),
             policy: placement::default_policy(),
             reconciler: Reconciler::default(),
@@ -155,6 +165,8 @@ impl ControlPlane {
             tokens: Tokens::new(&seed),
             keys: keys::KnownKeys::default(),
             webhooks: Webhooks::default(),
+            opened_at: *store.event_head().borrow(),
+            lookups: Limiter::new(LOOKUPS),
             bus: Arc::new(Bus::new(Arc::clone(&store))),
             gates: Gates::new(config.team_limits, config.team_creates_in_flight_max),
             stranger_refusals: Refusals::new(STRANGER_REFUSALS),
@@ -169,6 +181,8 @@ impl ControlPlane {
             catalog: Catalog::default(),
             declared: templates::Declared::default(),
         };
+        // Before anything of it can be seen by the others.
+        tasks::servers::look(&inner).await.map_err(unavailable)?;
         inner.fail_interrupted_imports().await?;
         inner.load_nodes().await?;
         inner.load_live().await?;
@@ -227,11 +241,36 @@ impl Inner {
 
     /// A new UUID (version 4) as text.
     pub(crate) fn draw_uuid(&self) -> String {
-        let mut bytes = [0; 16];
-        self.random.fill(&mut bytes);
-        uuid::Builder::from_random_bytes(bytes)
-            .into_uuid()
-            .to_string()
+        draw_uuid(self.random.as_ref())
+    }
+
+    /// Takes the row of a live sandbox into account that was read; another server may have written
+    /// it. Answers whether it did, and what it says is new.
+    pub(crate) fn know(&self, row: &Sandbox) -> bool {
+        if self.servers.is_alone() {
+            self.registry.adopt(row);
+            return false;
+        }
+        let is_new = self.registry.heed(row);
+        if is_new && !self.reconciler.is_driven(&row.id) {
+            self.settle(row);
+        }
+        is_new
+    }
+
+    /// Whether it may be looked up in the store what this server does not know: another may have
+    /// made it a moment ago.
+    pub(crate) fn may_look_up(&self) -> bool {
+        !self.servers.is_alone() && self.lookups.check().is_ok()
+    }
+
+    /// Takes the row of a sandbox into account that a task looks at.
+    pub(crate) fn follow(&self, row: &Sandbox) {
+        if self.servers.is_alone() {
+            self.registry.follow(row);
+        } else {
+            self.registry.heed(row);
+        }
     }
 
     /// Says "look again" at a sandbox whose outcome nobody waits for.
@@ -256,7 +295,7 @@ impl Inner {
     /// Leaves memory and edges as they must be for a row as it is: at rest, and whenever it may
     /// have changed without us knowing. Repeating it is harmless.
     pub(crate) fn settle(&self, row: &Sandbox) {
-        if row.state == State::Running {
+        if row.state == State::Running && row.desired != Desired::Stopped {
             self.deadlines.set(&row.id, row.deadline);
             self.publish_route(row);
             return;
@@ -299,6 +338,15 @@ impl Inner {
             sandbox,
         }
     }
+}
+
+/// A new UUID (version 4) as text.
+fn draw_uuid(random: &dyn Random) -> String {
+    let mut bytes = [0; 16];
+    random.fill(&mut bytes);
+    uuid::Builder::from_random_bytes(bytes)
+        .into_uuid()
+        .to_string()
 }
 
 fn is_visible_to(row: &Sandbox, team: &TeamId) -> bool {

@@ -3,8 +3,10 @@
 //! Each task only says "look again" to reconcilers or tidies up; none changes a sandbox itself.
 
 mod expiry;
+mod follow;
 mod health;
 mod retention;
+pub(crate) mod servers;
 pub(crate) mod sync;
 
 use std::sync::Arc;
@@ -21,14 +23,19 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs all tasks until `cancel`, then ends everything.
 pub(crate) async fn run(inner: &Arc<Inner>, cancel: CancellationToken) {
+    // Also if whoever runs this gives up: nothing is done in the name of a server that says nothing.
+    let _ends = inner.cancel.clone().drop_guard();
     tokio::join!(
         expiry::run(inner, &cancel),
         sync::run(inner, &cancel),
         retention::run(inner, &cancel),
         health::run(inner, &cancel),
         backlog::run(inner, &cancel),
+        servers::run(inner, &cancel),
+        follow::run(inner, &cancel),
     );
     inner.cancel.cancel();
+    servers::leave(inner).await;
     inner.tasks.close();
     if tokio::time::timeout(SHUTDOWN_TIMEOUT, inner.tasks.wait())
         .await

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use atoll_core::event::{Cursor, EventKind, Subject};
 use atoll_core::heartbeat::{Heartbeat, MachineUsage};
-use atoll_core::id::{Generation, KeyId, NodeId, SandboxId, TeamId, TemplateId, WebhookId};
+use atoll_core::id::{
+    Generation, KeyId, NodeId, SandboxId, ServerId, TeamId, TemplateId, WebhookId,
+};
 use atoll_core::node::{DrainMode, NodeInfo, NodeState, ObservedState};
 use atoll_core::quota::{Limits, Overrides, Usage};
 use atoll_core::reconcile::{Action, NodeHealth, Observed};
@@ -565,6 +567,19 @@ pub struct NodeExplanation {
     pub history: Vec<EventView>,
     /// When this was true.
     pub at: Timestamp,
+}
+
+/// One process of the control plane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerView {
+    /// Which: another one at each start.
+    pub id: ServerId,
+    /// Where it listens.
+    pub address: String,
+    /// Its program's version.
+    pub version: String,
+    /// Whether it does what only one may do.
+    pub is_on_duty: bool,
 }
 
 /// Who is expected, and what is held for them.

@@ -10,7 +10,7 @@
 
 mod courier;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -121,8 +121,15 @@ pub trait WebhookSender: Send + Sync + std::fmt::Debug {
 #[derive(Debug)]
 pub(crate) struct Webhooks {
     sender: OnceLock<Arc<dyn WebhookSender>>,
-    running: Mutex<BTreeMap<WebhookId, CancellationToken>>,
+    running: Mutex<BTreeMap<WebhookId, Running>>,
     sends: Semaphore,
+}
+
+/// Deliveries to one webhook, as its row was at this version.
+#[derive(Debug)]
+struct Running {
+    version: u64,
+    cancel: CancellationToken,
 }
 
 impl Default for Webhooks {
@@ -142,9 +149,22 @@ impl Webhooks {
 
     /// Ends deliveries to a webhook.
     pub(crate) fn stop(&self, id: &WebhookId) {
-        if let Some(cancel) = lock(&self.running).remove(id) {
-            cancel.cancel();
+        if let Some(running) = lock(&self.running).remove(id) {
+            running.cancel.cancel();
         }
+    }
+
+    /// Ends all deliveries.
+    pub(crate) fn stop_all(&self) {
+        for running in std::mem::take(&mut *lock(&self.running)).into_values() {
+            running.cancel.cancel();
+        }
+    }
+
+    fn is_running(&self, row: &WebhookRow) -> bool {
+        let running = lock(&self.running);
+        let running = running.get(&row.id);
+        running.is_some_and(|running| running.version == row.version)
     }
 }
 
@@ -154,21 +174,38 @@ pub(crate) async fn begin(
     inner: &Arc<Inner>,
     sender: Arc<dyn WebhookSender>,
 ) -> atoll_store::store::Result<()> {
-    if inner.webhooks.sender.set(sender).is_err() {
+    if inner.webhooks.sender.set(sender).is_err() || !inner.servers.is_on_duty() {
         return Ok(());
     }
+    start_all(inner).await
+}
+
+/// Delivers to every webhook that is enabled, and to no other, whichever server changed them.
+///
+/// # Errors
+/// If the store does not answer; what is under way goes on.
+pub(crate) async fn start_all(inner: &Arc<Inner>) -> atoll_store::store::Result<()> {
+    let mut enabled = BTreeSet::new();
     let mut after: Option<WebhookId> = None;
     loop {
         let page = inner.store.webhook_list_enabled(after.as_ref(), START_PAGE);
         let rows = page.await?;
         let Some(last) = rows.last() else {
-            return Ok(());
+            break;
         };
         after = Some(last.id.clone());
         for row in rows {
-            start(inner, row);
+            enabled.insert(row.id.clone());
+            if !inner.webhooks.is_running(&row) {
+                start(inner, row);
+            }
         }
     }
+    let running: Vec<_> = lock(&inner.webhooks.running).keys().cloned().collect();
+    for id in running.iter().filter(|id| !enabled.contains(*id)) {
+        inner.webhooks.stop(id);
+    }
+    Ok(())
 }
 
 /// Has deliveries to a webhook go on as its row says, in the place of what was under way.
@@ -177,11 +214,16 @@ pub(crate) fn start(inner: &Arc<Inner>, row: WebhookRow) {
     let Some(sender) = inner.webhooks.sender() else {
         return;
     };
-    if !row.is_enabled {
+    // The one on duty finds it at its next look.
+    if !row.is_enabled || !inner.servers.is_on_duty() {
         return;
     }
     let cancel = inner.cancel.child_token();
-    lock(&inner.webhooks.running).insert(row.id.clone(), cancel.clone());
+    let running = Running {
+        version: row.version,
+        cancel: cancel.clone(),
+    };
+    lock(&inner.webhooks.running).insert(row.id.clone(), running);
     let sender = Arc::clone(sender);
     let courier = courier::Courier::new(Arc::clone(inner), sender, row, cancel);
     inner.tasks.spawn(courier.run());

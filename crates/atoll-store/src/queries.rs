@@ -362,10 +362,12 @@ pub(crate) const NODE_LIST: &str = "SELECT id, name, address, tags, drain, joine
      updated_at, descriptor FROM nodes ORDER BY id";
 pub(crate) const NODE_REMOVE: &str = "DELETE FROM nodes WHERE id = $1";
 
-/// What a server says of itself stays as it was at its first beat: it does not change.
-pub(crate) const SERVER_BEAT: &str = "INSERT INTO servers (id, address, version, beats) \
-     VALUES ($1, $2, $3, 1) ON CONFLICT (id) DO UPDATE SET beats = servers.beats + 1";
-pub(crate) const SERVER_LIST: &str = "SELECT id, address, version, beats FROM servers ORDER BY id";
+/// Address and version stay as they were at the first beat: they do not change.
+pub(crate) const SERVER_BEAT: &str = "INSERT INTO servers (id, address, version, silent, beats) \
+     VALUES ($1, $2, $3, $4, 1) \
+     ON CONFLICT (id) DO UPDATE SET silent = excluded.silent, beats = servers.beats + 1";
+pub(crate) const SERVER_LIST: &str =
+    "SELECT id, address, version, silent, beats FROM servers ORDER BY id";
 pub(crate) const SERVER_REMOVE: &str =
     "DELETE FROM servers WHERE id = $1 AND beats = COALESCE($2, beats)";
 pub(crate) const LEASE_GET: &str = "SELECT holder, term FROM leases WHERE name = $1";

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
 
+use atoll_core::id::NodeId;
 use atoll_core::network::NetworkPolicy;
 use atoll_core::node::DrainMode;
 use atoll_core::resources::Resources;
@@ -140,6 +141,16 @@ pub(crate) fn fields_to_json(fields: &BTreeMap<String, String>) -> String {
 
 pub(crate) fn fields_from_json(id: &str, text: &str) -> Result<BTreeMap<String, String>> {
     serde_json::from_str(text).map_err(|error| corrupt("events", id, error.to_string()))
+}
+
+pub(crate) fn node_ids_to_json(ids: &[NodeId]) -> String {
+    json(&ids.iter().map(NodeId::as_str).collect::<Vec<_>>())
+}
+
+pub(crate) fn node_ids_from_json(table: &'static str, id: &str, text: &str) -> Result<Vec<NodeId>> {
+    let ids: Vec<String> =
+        serde_json::from_str(text).map_err(|error| corrupt(table, id, error.to_string()))?;
+    ids.iter().map(|node| parse(table, id, node)).collect()
 }
 
 pub(crate) fn policy_to_json(policy: &Overlay) -> String {

@@ -158,6 +158,7 @@ impl Executor {
         let intent = Intent {
             id: row.id.clone(),
             change: IntentChange::StayPaused,
+            claimed_by: None,
             at: self.now(),
             events: told.into_iter().collect(),
             audit: None,

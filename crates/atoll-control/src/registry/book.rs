@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use atoll_core::heartbeat::{Gauge, Heartbeat};
 use atoll_core::id::{Generation, NodeId, SandboxId, TeamId};
+use atoll_core::node::{ObservedSandbox, ObservedState};
 use atoll_core::reconcile::Observed;
 use atoll_core::resources::Resources;
-use atoll_core::sandbox::Sandbox;
+use atoll_core::sandbox::{Sandbox, State};
 use atoll_core::scheduler::amount::Amount;
 use atoll_core::scheduler::decision::Reservation;
 use atoll_core::scheduler::fleet::{self, Fleet, Holding};
@@ -307,6 +308,39 @@ impl Inner {
             self.shift(None, &mut entry);
             self.insert(sandbox.id.clone(), entry);
         }
+    }
+
+    /// Makes what is believed of a sandbox what its row says, unless its node said more since: that
+    /// it ended, or how an order that is under way went.
+    pub(super) fn infer(&mut self, sandbox: &Sandbox) {
+        let state = match sandbox.state {
+            State::Running => Some((sandbox.generation, ObservedState::Running)),
+            State::Paused => {
+                let kept = sandbox.kept.map(|kept| kept.generation);
+                kept.map(|generation| (generation, ObservedState::Paused))
+            }
+            _ => None,
+        };
+        let sequence = self.next_sequence();
+        self.change(&sandbox.id, |entry| {
+            if let Observed::Known(seen) = &entry.observed
+                && entry.generations.contains(&seen.generation)
+                && (state.is_none() || seen.state == ObservedState::Exited)
+            {
+                return;
+            }
+            entry.sequence = sequence;
+            entry.observed = state.map_or(Observed::Unknown, |(generation, state)| {
+                Observed::Known(ObservedSandbox {
+                    id: sandbox.id.clone(),
+                    generation,
+                    state,
+                    resources: sandbox.held(),
+                    started_at: sandbox.started_at,
+                    detail: None,
+                })
+            });
+        });
     }
 
     /// Notes that a sandbox's row is in the store. What its node says of it counts from now on, not

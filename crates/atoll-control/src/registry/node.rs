@@ -181,13 +181,23 @@ impl NodeEntry {
         now.duration_since(self.last_contact)
     }
 
+    /// Whether it was not heard for so long that it would be suspect.
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
+        self.client.is_none() || health_after(self.silence(now)) != NodeHealth::Ready
+    }
+
     /// Judges its silence. A node that has not reported since it joined or was lost can only become
-    /// worse.
-    pub(super) fn age(&mut self, now: Instant) {
+    /// worse, and one that others hear is not lost.
+    pub(super) fn age(&mut self, now: Instant, is_unheard: impl Fn() -> bool) {
         if self.has_left {
             return;
         }
-        let judged = health_after(self.silence(now));
+        let judged = match health_after(self.silence(now)) {
+            NodeHealth::Lost if self.health != NodeHealth::Lost && !is_unheard() => {
+                NodeHealth::Suspect
+            }
+            judged => judged,
+        };
         self.health = match judged {
             NodeHealth::Ready if !self.has_reported => self.health,
             NodeHealth::Suspect if self.health == NodeHealth::Lost => NodeHealth::Lost,

@@ -301,7 +301,7 @@ async fn happen(registry: &Registry, step: Step) {
         }
         Step::Silence(seconds) => {
             tokio::time::advance(Duration::from_secs(seconds)).await;
-            registry.age();
+            registry.age(|_| true);
         }
         Step::Join(on) => {
             registry.join(Arc::new(NoNode(node(on))), now);

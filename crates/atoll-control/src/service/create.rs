@@ -294,6 +294,7 @@ impl Inner {
             keep_memory: true,
             kept: None,
             is_restarting: false,
+            claimed_by: self.servers.claim(),
             updated_at: now,
             ended: None,
             last_error: None,
@@ -377,6 +378,7 @@ impl Inner {
         let intent = Intent {
             id: id.clone(),
             change: IntentChange::Stop(reason),
+            claimed_by: self.servers.claim(),
             at: self.clock.now(),
             events: Vec::new(),
             audit: None,

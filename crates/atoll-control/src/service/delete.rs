@@ -76,6 +76,7 @@ impl Inner {
         let intent = Intent {
             id: id.clone(),
             change: IntentChange::Stop(reason),
+            claimed_by: self.servers.claim(),
             at,
             events: Vec::new(),
             audit: claim.as_ref().map(|claim| claim.row(id.as_str(), at)),

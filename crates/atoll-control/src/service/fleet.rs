@@ -12,7 +12,7 @@ use super::{ControlPlane, Inner, unavailable};
 use crate::corrections::RECENT_MAX;
 use crate::error::{Error, Result};
 use crate::node_events;
-use crate::view::NodeView;
+use crate::view::{NodeView, ServerView};
 
 impl ControlPlane {
     /// The nodes, by id.
@@ -88,6 +88,18 @@ impl ControlPlane {
             inner.wake(&sandbox);
         }
         Ok(())
+    }
+
+    /// The servers on this store, by id, as this one saw them last; none: it is alone.
+    #[must_use]
+    pub fn server_list(&self) -> Vec<ServerView> {
+        self.inner.servers.view()
+    }
+
+    /// Whether this server does what only one of several may do.
+    #[must_use]
+    pub fn is_on_duty(&self) -> bool {
+        self.inner.servers.is_on_duty()
     }
 
     /// The newest repairs, newest first.

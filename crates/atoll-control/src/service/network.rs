@@ -52,6 +52,7 @@ impl ControlPlane {
         let intent = Intent {
             id: id.clone(),
             change: IntentChange::SetNetwork(policy.clone()),
+            claimed_by: None,
             at: now,
             events: vec![events::with(event, "changed", "network")],
             audit: claim.as_ref().map(|claim| claim.row(id.as_str(), now)),

@@ -153,7 +153,9 @@ async fn listen(inner: Arc<Inner>, mut events: mpsc::Receiver<NodeEvent>) {
                 }
             }
         }
+        // Every server hears them; the one on duty keeps them.
         if !lines.is_empty()
+            && inner.servers.is_on_duty()
             && let Err(error) = inner.store.event_append(lines).await
         {
             tracing::warn!(%error, "log lines of sandboxes are lost");

@@ -60,6 +60,7 @@ impl Inner {
         let intent = Intent {
             id: row.id.clone(),
             change,
+            claimed_by: self.servers.claim(),
             at: self.clock.now(),
             events: event.into_iter().collect(),
             audit: None,

@@ -18,11 +18,24 @@ impl Inner {
     /// The team's gate; none: there is no such team.
     pub(crate) async fn gate(&self, team: &TeamId) -> Result<Option<Arc<Gate>>> {
         let epoch = match self.gates.find(team) {
+            Ok(gate) if !self.servers.is_alone() && gate.is_old() => {
+                let row = self.store.team_get(team).await.map_err(unavailable)?;
+                return Ok(row.map(|row| self.gates.renew(&row)));
+            }
             Ok(gate) => return Ok(Some(gate)),
             Err(epoch) => epoch,
         };
         let row = self.store.team_get(team).await.map_err(unavailable)?;
         Ok(row.map(|row| self.gates.keep(&row, epoch)))
+    }
+
+    /// The team's gate as its row is now, whichever server changed it; none: there is no such team.
+    pub(crate) async fn gate_now(&self, team: &TeamId) -> Result<Option<Arc<Gate>>> {
+        if self.servers.is_alone() {
+            return self.gate(team).await;
+        }
+        let row = self.store.team_get(team).await.map_err(unavailable)?;
+        Ok(row.map(|row| self.gates.renew(&row)))
     }
 
     fn team_view(&self, row: TeamRow) -> TeamView {

@@ -77,7 +77,14 @@ impl ControlPlane {
     /// `InvalidArgument` for a malformed reference; `NotFound`; `PermissionDenied`; `Conflict`
     /// while it is not ready; `NoCapacity` or `Unavailable` while no node has what every node has.
     pub async fn template_resolve(&self, tenant: &Tenant, reference: &str) -> Result<Template> {
-        let row = self.inner.find_template(&tenant.team, reference)?;
+        let inner = &self.inner;
+        let mut found = inner.find_template(&tenant.team, reference);
+        let is_found = matches!(&found, Ok(row) if is_ready(&row.template));
+        if !is_found && inner.may_look_up() {
+            inner.load_catalog().await?;
+            found = inner.find_template(&tenant.team, reference);
+        }
+        let row = found?;
         if !is_ready(&row.template) {
             return Err(self.not_ready(&row.template, reference));
         }
@@ -141,11 +148,19 @@ impl ControlPlane {
     /// `InvalidArgument` (name), `Unavailable`, `Internal` with what the node said.
     pub async fn template_ensure_global(&self, request: ImportRequest) -> Result<TemplateId> {
         check_import(&request)?;
-        let existing = self.inner.catalog.global(&request.name);
-        let template = self
-            .inner
-            .prepare_template(None, existing.as_deref(), &request)
-            .await?;
+        let inner = &self.inner;
+        let existing = inner.catalog.global(&request.name);
+        let prepared = inner.prepare_template(None, existing.as_deref(), &request);
+        let template = match prepared.await {
+            Err(error) if error.kind == ErrorKind::AlreadyExists => {
+                // Another server made it in the same moment.
+                inner.load_catalog().await?;
+                let existing = inner.catalog.global(&request.name);
+                let prepared = inner.prepare_template(None, existing.as_deref(), &request);
+                prepared.await?
+            }
+            prepared => prepared?,
+        };
         let id = template.id.clone();
         lock(&self.inner.declared).insert(id.clone(), request.source.clone());
         if !self.inner.registry.clients().is_empty() {
@@ -372,7 +387,12 @@ impl Inner {
 
     /// Marks templates as failed whose making an earlier run began and did not end: nobody carries
     /// it on, and its source is not kept. Importing again takes the same ids.
+    ///
+    /// With other servers on the store, one of them may be at it: then it is theirs to say so.
     pub(crate) async fn fail_interrupted_imports(&self) -> Result<()> {
+        if self.servers.has_others() {
+            return self.load_catalog().await;
+        }
         for row in self.store.template_list().await.map_err(unavailable)? {
             if row.template.status != BuildStatus::Building {
                 continue;
@@ -384,8 +404,13 @@ impl Inner {
             let updated = self.store.template_update(&template).await;
             updated.map_err(unavailable)?;
         }
-        self.catalog
-            .load(self.store.template_list().await.map_err(unavailable)?);
+        self.load_catalog().await
+    }
+
+    /// Takes over what the store has.
+    pub(crate) async fn load_catalog(&self) -> Result<()> {
+        let rows = self.store.template_list().await.map_err(unavailable)?;
+        self.catalog.load(rows);
         Ok(())
     }
 

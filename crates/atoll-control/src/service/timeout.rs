@@ -117,6 +117,7 @@ impl Inner {
         let intent = Intent {
             id: row.id.clone(),
             change,
+            claimed_by: None,
             at: now,
             events: vec![events::with(
                 event,

@@ -17,10 +17,15 @@ const SLEEP_MIN: Duration = Duration::from_millis(1);
 pub(super) async fn run(inner: &Arc<Inner>, cancel: &CancellationToken) {
     loop {
         let now = inner.clock.now();
-        for id in inner.deadlines.take_due(now) {
-            inner.wake(&id);
+        // Whoever is on duty keeps them all; the others know them, to take over at once.
+        let is_on_duty = inner.servers.is_on_duty();
+        if is_on_duty {
+            for id in inner.deadlines.take_due(now) {
+                inner.wake(&id);
+            }
         }
-        let sleep = inner.deadlines.next().map_or(LOOK_INTERVAL, |next| {
+        let next = inner.deadlines.next().filter(|_| is_on_duty);
+        let sleep = next.map_or(LOOK_INTERVAL, |next| {
             next.saturating_since(now).clamp(SLEEP_MIN, LOOK_INTERVAL)
         });
         tokio::select! {

@@ -32,8 +32,10 @@ pub(super) async fn run(inner: &Arc<Inner>, cancel: &CancellationToken) {
         }
         inner.flush_spawned().await;
         inner.flush_key_uses().await;
-        prune(inner).await;
-        prune_audit(inner).await;
+        if inner.servers.is_on_duty() {
+            prune(inner).await;
+            prune_audit(inner).await;
+        }
     }
 }
 

@@ -75,7 +75,8 @@ pub(super) async fn run(inner: &Arc<Inner>, cancel: &CancellationToken) {
 
 /// Judges the silence of nodes; once one is lost, everything on it is looked at.
 fn age(inner: &Arc<Inner>) {
-    for (node, (before, after)) in inner.registry.age() {
+    let is_unheard = |node: &NodeId| inner.servers.is_unheard(node);
+    for (node, (before, after)) in inner.registry.age(is_unheard) {
         node_events::changed(inner, &node, before, after);
         if after == NodeState::Lost {
             for id in inner.registry.placed_on(&node) {
@@ -139,7 +140,14 @@ pub(crate) async fn synchronise(inner: &Arc<Inner>, client: &dyn NodeClient) -> 
         }
         inner.wake(&learnt.id);
     }
-    let orphans: Vec<_> = futures::stream::iter(result.strangers)
+    // Only one removes, and only while it is the one: what an order of another would undo is
+    // still fenced by its generation.
+    let strangers = if result.strangers.is_empty() || inner.is_on_duty_still().await {
+        result.strangers
+    } else {
+        Vec::new()
+    };
+    let orphans: Vec<_> = futures::stream::iter(strangers)
         .map(|(id, generation)| remove_if_orphan(inner, client, id, generation))
         .buffer_unordered(REMOVALS_AT_ONCE)
         .collect()
@@ -247,7 +255,7 @@ fn why_orphan(
 }
 
 /// Wakes every live sandbox that nobody drives and that has something to do.
-async fn walk(inner: &Arc<Inner>) {
+pub(super) async fn walk(inner: &Arc<Inner>) {
     let mut after: Option<SandboxId> = None;
     loop {
         let page = inner.store.sandbox_list_live(after.as_ref(), LIVE_PAGE);
@@ -264,9 +272,9 @@ async fn walk(inner: &Arc<Inner>) {
             if inner.reconciler.is_driven(&row.id) {
                 continue;
             }
-            inner.registry.adopt(row);
+            inner.know(row);
             let observed = inner.registry.observed(&row.id);
-            if !plan(row, &observed, &nodes, now).is_empty() {
+            if !plan(row, &observed, &nodes, now).is_empty() && inner.is_ours(row).await {
                 inner.wake(&row.id);
             }
         }

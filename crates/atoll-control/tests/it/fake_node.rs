@@ -49,7 +49,8 @@ struct State {
     removes: u32,
     reports: u32,
     total: Resources,
-    events: Option<mpsc::Sender<NodeEvent>>,
+    /// One for each server.
+    events: Vec<mpsc::Sender<NodeEvent>>,
 }
 
 /// The node. Outlives control planes, as real sandboxes do.
@@ -118,13 +119,17 @@ impl FakeNode {
 
     pub(crate) fn connect(&self) -> mpsc::Receiver<NodeEvent> {
         let (sender, receiver) = mpsc::channel(64);
-        self.state().events = Some(sender);
+        let mut state = self.state();
+        state.events.retain(|sender| !sender.is_closed());
+        state.events.push(sender);
         receiver
     }
 
     pub(crate) async fn send(&self, event: NodeEvent) {
-        let sender = self.state().events.clone().unwrap();
-        sender.send(event).await.unwrap();
+        let senders = self.state().events.clone();
+        for sender in senders.iter().filter(|sender| !sender.is_closed()) {
+            sender.send(event.clone()).await.unwrap();
+        }
     }
 
     pub(crate) fn running(&self) -> Vec<SandboxId> {

@@ -10,6 +10,7 @@ mod listing;
 mod nodes;
 mod pause;
 mod quotas;
+mod replicas;
 mod restart;
 mod tenancy;
 mod webhooks;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use atoll_control::clock::SystemClock;
-use atoll_control::config::Config;
+use atoll_control::config::{Config, ServerConfig};
 use atoll_control::random::SystemRandom;
 use atoll_control::request::{CreateRequest, ImportRequest, ListQuery, LogQuery, Order};
 use atoll_control::route_publisher::RoutePublisher;
@@ -86,6 +86,7 @@ pub(crate) struct World {
     /// In the place of a file, where the clock of the test is paused: it runs on while a thread
     /// waits for a disk.
     memory: Option<Arc<MemStore>>,
+    begun: tokio::time::Instant,
     pub(crate) config: Config,
     pub(crate) nodes: Vec<Arc<FakeNode>>,
 }
@@ -111,6 +112,7 @@ impl World {
         Self {
             directory: tempfile::tempdir().unwrap(),
             memory: None,
+            begun: tokio::time::Instant::now(),
             config,
             nodes: nodes.iter().map(|id| Arc::new(FakeNode::new(id))).collect(),
         }
@@ -126,7 +128,7 @@ impl World {
 
     fn clock(&self) -> Arc<dyn Clock> {
         match self.memory {
-            Some(_) => Arc::new(TokioClock(tokio::time::Instant::now())),
+            Some(_) => Arc::new(TokioClock(self.begun)),
             None => Arc::new(SystemClock),
         }
     }
@@ -160,6 +162,10 @@ impl World {
 
     /// Opens the control plane without any node.
     pub(crate) async fn open(&self) -> (ControlPlane, Arc<Edge>) {
+        self.open_with(self.config.clone()).await
+    }
+
+    async fn open_with(&self, config: Config) -> (ControlPlane, Arc<Edge>) {
         let edge = Arc::new(Edge::default());
         let parts = Parts {
             store: self.store().await,
@@ -167,15 +173,30 @@ impl World {
             random: Arc::new(SystemRandom),
             routes: Arc::clone(&edge) as Arc<dyn RoutePublisher>,
         };
-        let control = ControlPlane::open(self.config.clone(), parts)
-            .await
-            .unwrap();
+        let control = ControlPlane::open(config, parts).await.unwrap();
         (control, edge)
     }
 
     /// Starts a control plane on the world's store, with its nodes and the template `base`.
     pub(crate) async fn start(&self) -> Running {
-        let (control, edge) = self.open().await;
+        self.start_with(self.config.clone()).await
+    }
+
+    /// Starts one of several servers on the world's store.
+    pub(crate) async fn start_server(&self, address: &str) -> Running {
+        let server = ServerConfig {
+            address: address.to_owned(),
+            version: "test".to_owned(),
+        };
+        let config = Config {
+            server: Some(server),
+            ..self.config.clone()
+        };
+        self.start_with(config).await
+    }
+
+    async fn start_with(&self, config: Config) -> Running {
+        let (control, edge) = self.open_with(config).await;
         let key = SecretString::from(KEY);
         let made = control.bootstrap(Some(key)).await.unwrap();
         assert_eq!(made.key.unwrap().expose_secret(), KEY);
@@ -215,6 +236,11 @@ impl Running {
             }
             tokio::time::sleep(HEARTBEAT_INTERVAL).await;
         }
+    }
+
+    /// Ends everything that the control plane does, without a word to anybody.
+    pub(crate) fn kill(&self) {
+        self.background.abort();
     }
 
     /// Stops the control plane; sandboxes go on.

@@ -3,6 +3,7 @@ CREATE TABLE servers (
     id      TEXT   NOT NULL PRIMARY KEY,
     address TEXT   NOT NULL,
     version TEXT   NOT NULL,
+    silent  TEXT   NOT NULL,
     beats   BIGINT NOT NULL
 );
 

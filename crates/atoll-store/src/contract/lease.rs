@@ -15,15 +15,18 @@ fn server(id: &str) -> ServerRow {
         id: id.parse().unwrap(),
         address: "10.0.0.1:3000".to_owned(),
         version: "1.2.3".to_owned(),
+        silent: Vec::new(),
         beats: 0,
     }
 }
 
 pub(super) async fn servers_count_their_beats(store: &dyn Store) {
     assert_eq!(store.server_list().await.unwrap(), []);
-    let (a, b) = (server("a"), server("b"));
+    let (mut a, b) = (server("a"), server("b"));
+    store.server_beat(&a).await.unwrap();
     store.server_beat(&b).await.unwrap();
-    for _ in 0..3 {
+    a.silent = vec!["node-1".parse().unwrap(), "node-2".parse().unwrap()];
+    for _ in 0..2 {
         store.server_beat(&a).await.unwrap();
     }
     let listed = store.server_list().await.unwrap();

@@ -9,7 +9,7 @@ use super::apply::{Reply, Write, execute, fetch};
 use super::decode::{column, unsigned};
 use super::read;
 use crate::queries;
-use crate::row::{parse, to_i64};
+use crate::row::{node_ids_from_json, node_ids_to_json, parse, to_i64};
 use crate::store::Result;
 use crate::store::lease::{Lease, LeaseStore, ServerRow};
 
@@ -31,7 +31,8 @@ pub(super) async fn apply(tx: &mut SqliteConnection, write: &LeaseWrite) -> Resu
             let statement = sqlx::query(queries::SERVER_BEAT)
                 .bind(server.id.as_str())
                 .bind(&server.address)
-                .bind(&server.version);
+                .bind(&server.version)
+                .bind(node_ids_to_json(&server.silent));
             execute(tx, "count a server's beat", statement).await?;
             Ok(Reply::Unit)
         }
@@ -69,7 +70,8 @@ fn server(row: &SqliteRow) -> Result<ServerRow> {
         id: parse(SERVERS, id, id)?,
         address: column(row, 1)?,
         version: column(row, 2)?,
-        beats: unsigned(row, 3, SERVERS, id)?,
+        silent: node_ids_from_json(SERVERS, id, column(row, 3)?)?,
+        beats: unsigned(row, 4, SERVERS, id)?,
     })
 }
 

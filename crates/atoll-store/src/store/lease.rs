@@ -5,7 +5,7 @@
 //! they still do. A lease belongs to its holder for as long as that is among the servers.
 
 use async_trait::async_trait;
-use atoll_core::id::ServerId;
+use atoll_core::id::{NodeId, ServerId};
 
 use super::Result;
 
@@ -18,6 +18,9 @@ pub struct ServerRow {
     pub address: String,
     /// Its program's version, for people.
     pub version: String,
+    /// The nodes that it has not heard for long, or never, in order: one that nobody hears is lost,
+    /// one that somebody hears is not.
+    pub silent: Vec<NodeId>,
     /// How often it said that it lives.
     pub beats: u64,
 }
