@@ -23,7 +23,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs all tasks until `cancel`, then ends everything.
 pub(crate) async fn run(inner: &Arc<Inner>, cancel: CancellationToken) {
-    // Also if whoever runs this gives up: nothing is done in the name of a server that says nothing.
+    // Also if whoever runs this gives up: nothing is done for a server that says nothing.
     let _ends = inner.cancel.clone().drop_guard();
     tokio::join!(
         expiry::run(inner, &cancel),

@@ -1,7 +1,7 @@
 //! Follows what other servers commit, so that this one's memory and edge are right.
 //!
 //! The events are the way: each that is about a sandbox or a node says "look again", and the row is
-//! read as it is then. What a row says is taken over only if it is newer than what is known, so that
+//! read as it is then. What it says is taken over only if it is newer than what is known, so that
 //! following one's own commits costs a read and changes nothing.
 
 use std::collections::BTreeSet;
