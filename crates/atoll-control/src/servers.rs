@@ -3,14 +3,15 @@
 //!
 //! A server counts its beats in the store every [`BEAT_INTERVAL`]. The others watch the count by
 //! their own clocks: a server whose count stands still for [`DEAD_AFTER`] is removed, if it still
-//! does then, and what it held is free. So no clock is compared with another, and one that was only paused
-//! is back with its next beat.
+//! does then, and what it held is free. So no clock is compared with another, and one that was only
+//! paused is back with its next beat.
 //!
 //! Invariants:
 //! - At most one server is on duty. It counts itself off duty once [`DUTY_MAX`] passed since it
-//!   last knew, which is before anybody may have taken over; a process that was stopped meanwhile finds
-//!   itself off duty when it goes on. What such a process had begun changes nothing it should not:
-//!   every write names the state and generation that it was decided by, and so does every order.
+//!   last knew, which is before anybody may have taken over; a process that was stopped meanwhile
+//!   finds itself off duty when it goes on. What such a process had begun changes nothing it should
+//!   not: every write names the state and generation that it was decided by, and so does every
+//!   order.
 //! - A sandbox on its way is brought there by the server that took the wish, and by the one on duty
 //!   once that is dead. What is at rest belongs to the one on duty.
 //! - A server that is alone on its store is always on duty, and asks nobody.
