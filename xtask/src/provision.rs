@@ -15,6 +15,8 @@ use crate::workspace;
 enum Sign {
     /// A program in the path.
     Program(&'static str),
+    /// Any of these programs in the path.
+    AnyProgram(&'static [&'static str]),
     /// A module that the system's Python imports.
     PythonModule(&'static str),
 }
@@ -23,6 +25,7 @@ impl Sign {
     fn is_there(&self) -> bool {
         match self {
             Self::Program(name) => is_installed(name),
+            Self::AnyProgram(names) => names.iter().any(|name| is_installed(name)),
             Self::PythonModule(name) => Tool::new("python3")
                 .args(["-c", &format!("import {name}")])
                 .succeeds(),
@@ -47,7 +50,7 @@ const fn program(name: &'static str, package: &'static str, purpose: &'static st
 }
 
 /// What the tests use beyond a Rust toolchain.
-const NEEDS: [Need; 10] = [
+const NEEDS: [Need; 11] = [
     program("cc", "gcc", "building the bundled SQLite"),
     program(
         "git",
@@ -70,6 +73,12 @@ const NEEDS: [Need; 10] = [
     program("sudo", "sudo", "root inside sandboxes of `base`"),
     program("curl", "curl", "requests from inside sandboxes"),
     program("ps", "procps", "looking at processes inside sandboxes"),
+    // Debian keeps the server's own programs out of the path, but not those that manage it.
+    Need {
+        sign: Sign::AnyProgram(&["postgres", "pg_createcluster"]),
+        package: "postgresql",
+        purpose: "the PostgreSQL store; the tests run a server of their own",
+    },
 ];
 
 /// The oldest Node.js the published SDK runs on.

@@ -381,6 +381,7 @@ pub(crate) fn unavailable(error: atoll_store::store::Error) -> Error {
         StoreError::Corrupt { .. } => (ErrorKind::Internal, "stored data cannot be read"),
         StoreError::Database { .. }
         | StoreError::Locked { .. }
+        | StoreError::Unknown { .. }
         | StoreError::SchemaTooNew { .. }
         | StoreError::Closed => (ErrorKind::Unavailable, "the store does not answer"),
     };

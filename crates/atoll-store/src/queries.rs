@@ -28,6 +28,18 @@ pub(crate) const TEAM_UPDATE: &str = concat!(
     team_columns!()
 );
 pub(crate) const TEAM_GET: &str = concat!("SELECT ", team_columns!(), " FROM teams WHERE id = $1");
+/// The same, so that nobody else changes it until the transaction is over. PostgreSQL only.
+pub(crate) const TEAM_HOLD: &str = concat!(
+    "SELECT ",
+    team_columns!(),
+    " FROM teams WHERE id = $1 FOR NO KEY UPDATE"
+);
+/// The same for several, locked in the order of their ids.
+pub(crate) const TEAMS_HOLD: &str = concat!(
+    "SELECT ",
+    team_columns!(),
+    " FROM teams WHERE id = ANY($1::text[]) ORDER BY id FOR NO KEY UPDATE"
+);
 pub(crate) const TEAM_LIST: &str = concat!(
     "SELECT ",
     team_columns!(),
@@ -119,6 +131,12 @@ pub(crate) const SANDBOX_GET: &str = concat!(
 /// The beginning of a look at several; their ids are appended.
 pub(crate) const SANDBOX_LIST_BY_ID: &str =
     concat!("SELECT ", sandbox_columns!(), " FROM sandboxes WHERE id");
+/// The same, so that nobody else changes it until the transaction is over. PostgreSQL only.
+pub(crate) const SANDBOX_HOLD: &str = concat!(
+    "SELECT ",
+    sandbox_columns!(),
+    " FROM sandboxes WHERE id = $1 FOR NO KEY UPDATE"
+);
 pub(crate) const SANDBOX_LIST_LIVE: &str = concat!(
     "SELECT ",
     sandbox_columns!(),
@@ -206,22 +224,40 @@ pub(crate) const SANDBOX_LIST: &str = concat!(
     " FROM sandboxes WHERE team = $1"
 );
 /// The beginning of a listing of those that carry the label of name `$2` and value `$3`. The index
-/// over labels has the order of pages: `CROSS JOIN` has the database walk it.
+/// over labels has the order of pages.
 macro_rules! sandbox_list_labelled {
-    ($which:literal) => {
+    ($labelled:literal, $which:literal, $join:literal) => {
         concat!(
             "SELECT ",
             sandbox_columns!(),
             " FROM (SELECT sandbox, created_at AS listed_at FROM sandbox_labels \
-             WHERE team = $1 AND name = $2 AND value = $3",
+             WHERE team = $1 AND name = $2 AND ",
+            $labelled,
             $which,
-            ") AS labelled CROSS JOIN sandboxes ON id = sandbox WHERE TRUE"
+            ") AS labelled ",
+            $join,
+            " sandboxes ON id = sandbox WHERE TRUE"
         )
     };
 }
-pub(crate) const SANDBOX_LIST_LABELLED: &str = sandbox_list_labelled!("");
+/// `CROSS JOIN` has SQLite walk the index over labels, rather than the one over sandboxes.
+pub(crate) const SANDBOX_LIST_LABELLED: &str =
+    sandbox_list_labelled!("value = $3", "", "CROSS JOIN");
 /// The same for what counts as paused, which has an index of its own: others may be many more.
-pub(crate) const SANDBOX_LIST_LABELLED_PAUSED: &str = sandbox_list_labelled!(" AND paused = 1");
+pub(crate) const SANDBOX_LIST_LABELLED_PAUSED: &str =
+    sandbox_list_labelled!("value = $3", " AND paused = 1", "CROSS JOIN");
+/// For PostgreSQL, whose index holds the beginning of a value.
+pub(crate) const PG_SANDBOX_LIST_LABELLED: &str = sandbox_list_labelled!(
+    "left(value, 200) = left($3, 200) AND value = $3",
+    "",
+    "JOIN"
+);
+/// The same for what counts as paused.
+pub(crate) const PG_SANDBOX_LIST_LABELLED_PAUSED: &str = sandbox_list_labelled!(
+    "left(value, 200) = left($3, 200) AND value = $3",
+    " AND paused = 1",
+    "JOIN"
+);
 /// What clients can see. These lists of states repeat the partial indexes' so that the planner may
 /// use them.
 pub(crate) const LIST_VISIBLE: &str = " AND desired <> 'stopped' \
@@ -277,7 +313,7 @@ pub(crate) const EVENT_HEAD: &str =
     "SELECT COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)";
 
 pub(crate) const IDEMPOTENCY_FIND: &str =
-    "SELECT sandbox, fingerprint FROM idempotency_keys WHERE team = $1 AND key = $2";
+    "SELECT sandbox, fingerprint, team, key FROM idempotency_keys WHERE team = $1 AND key = $2";
 pub(crate) const IDEMPOTENCY_INSERT: &str = "INSERT INTO idempotency_keys \
      (team, key, fingerprint, sandbox, created_at) VALUES ($1, $2, $3, $4, $5)";
 pub(crate) const IDEMPOTENCY_RELEASE: &str =
@@ -389,3 +425,54 @@ pub(crate) const SCHEMA_TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_version
      (version BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL)";
 pub(crate) const SCHEMA_APPLIED: &str = "SELECT version FROM schema_version";
 pub(crate) const SCHEMA_ADD: &str = "INSERT INTO schema_version (version, name) VALUES ($1, $2)";
+
+/// Whether the server takes writes (a standby does not), and whether its commits are durable.
+pub(crate) const PG_SESSION: &str = "SELECT current_setting('transaction_read_only'), \
+     current_setting('synchronous_commit')";
+pub(crate) const PG_BE_DURABLE: &str = "SET synchronous_commit = on";
+/// Waits for whoever else migrates.
+pub(crate) const PG_MIGRATE_LOCK: &str = "SELECT pg_advisory_lock($1)";
+pub(crate) const PG_MIGRATE_UNLOCK: &str = "SELECT pg_advisory_unlock($1)";
+/// Waits for whoever else does the same in a transaction.
+pub(crate) const PG_LOCK: &str = "SELECT pg_advisory_xact_lock($1)";
+pub(crate) const PG_HEADS: &str = "SELECT event FROM heads WHERE id = 1";
+pub(crate) const PG_NEW_WRITER: &str = "SELECT gen_random_uuid()::text";
+/// The row must be there, committed, before a group is: a lock on it is what tells whether the
+/// group is still under way.
+pub(crate) const PG_WRITER_INSERT: &str = "INSERT INTO writers (id, batch, at) \
+     VALUES ($1, 0, now()) ON CONFLICT (id) DO NOTHING";
+pub(crate) const PG_WRITERS_PRUNE: &str =
+    "DELETE FROM writers WHERE at < now() - make_interval(days => $1::int)";
+/// The newest group that was committed. Waits for one that is under way.
+pub(crate) const PG_WRITER_BATCH: &str = "SELECT batch FROM writers WHERE id = $1 FOR UPDATE";
+
+macro_rules! pg_mark {
+    () => {
+        "INSERT INTO writers (id, batch, at) VALUES ($1, $2, now()) \
+         ON CONFLICT (id) DO UPDATE SET batch = excluded.batch, at = excluded.at"
+    };
+}
+/// Ends a group that tells nothing.
+pub(crate) const PG_MARK: &str = pg_mark!();
+/// Ends a group: its mark, its events (`$5` to `$13`) and its rows of the audit (`$14` to `$23`),
+/// numbered from the heads, which move by `$3` and `$4`. Answers the newest event.
+pub(crate) const PG_TELL: &str = concat!(
+    "WITH marked AS (",
+    pg_mark!(),
+    "), head AS (UPDATE heads SET event = event + $3, audit = audit + $4 WHERE id = 1 \
+         RETURNING event - $3 AS event_base, audit - $4 AS audit_base), \
+     told AS (INSERT INTO events \
+         (seq, sandbox, node, team, at, kind, level, message, fields, decision) \
+         SELECT event_base + n, c1, c2, c3, c4, c5, c6, c7, c8, c9 \
+         FROM head, UNNEST($5::text[], $6::text[], $7::text[], $8::bigint[], $9::text[], \
+              $10::text[], $11::text[], $12::text[], $13::text[]) \
+              WITH ORDINALITY AS v(c1, c2, c3, c4, c5, c6, c7, c8, c9, n)), \
+     kept AS (INSERT INTO audit (seq, ",
+    audit_columns!(),
+    ") SELECT audit_base + n, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10 \
+         FROM head, UNNEST($14::bigint[], $15::text[], $16::text[], $17::text[], $18::text[], \
+              $19::text[], $20::text[], $21::text[], $22::text[], $23::bigint[]) \
+              WITH ORDINALITY AS v(c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, n)) \
+     SELECT event_base + $3, \
+         CASE WHEN $3 > 0 THEN pg_notify('atoll_events', $1)::text END FROM head"
+);

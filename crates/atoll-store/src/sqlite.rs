@@ -4,42 +4,25 @@
 //! of their own connections, which write-ahead logging lets run beside the writer. A commit is
 //! synced to the disk before its caller hears of it.
 
-mod apply;
-mod batch;
-mod decode;
-mod event;
-mod lease;
 mod migrate;
-mod node;
-mod read;
-mod team;
-mod webhook;
+mod transaction;
 mod writer;
 
 use std::path::Path;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use atoll_core::event::Cursor;
-use atoll_core::id::{KeyId, SandboxId, TeamId, TemplateId};
-use atoll_core::quota::Limits;
-use atoll_core::sandbox::Sandbox;
-use atoll_core::template::Template;
-use atoll_core::time::Timestamp;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::sync::watch;
 
-use crate::store::{
-    Admission, AuditFilter, AuditRow, Error, EventFilter, EventGap, EventPage, EventQuery,
-    EventRow, Inserted, Intent, KeyRow, NewSandbox, Pruned, Readmission, Removed, Result,
-    Retention, SandboxFilter, Store, StoredEvent, TeamChange, TeamChanged, TeamRow, TeamUsage,
-    TemplateRow, Transition,
-};
-use apply::{Prune, Reply, Write};
-use writer::Writer;
+use crate::queries;
+use crate::sql::SqlStore;
+use crate::sql::queue::Writer;
+use crate::store::{Error, Result};
+use writer::Database;
 
 /// Connections for reading. Reads are short; more would only compete for the cores.
 const READERS_MAX: u32 = 4;
@@ -64,11 +47,7 @@ const WRITER_STATEMENTS: usize = 192;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A store in one SQLite file.
-#[derive(Debug)]
-pub struct SqliteStore {
-    readers: SqlitePool,
-    writer: Writer,
-}
+pub type SqliteStore = SqlStore<SqlitePool>;
 
 impl SqliteStore {
     /// Opens the file, making it if there is none, and brings its schema up to date.
@@ -98,7 +77,10 @@ impl SqliteStore {
             .await
             .map_err(failed)?;
         migrate::run(&mut connection).await?;
-        let head = event::head(&mut connection).await?;
+        let head: i64 = sqlx::query_scalar(queries::EVENT_HEAD)
+            .fetch_one(&mut connection)
+            .await
+            .map_err(failed)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS_MAX)
             .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -106,276 +88,29 @@ impl SqliteStore {
             .connect_with(options.read_only(true).create_if_missing(false))
             .await
             .map_err(failed)?;
-        let writer = Writer::spawn(connection, writing, head)
+        let (moved, head) = watch::channel(Cursor::new(u64::try_from(head).unwrap_or(0)));
+        let database = Database {
+            connection,
+            options: writing,
+        };
+        let writer = Writer::spawn(head, move |queue| writer::run(database, queue, moved))
             .map_err(|error| failed(sqlx::Error::Io(error)))?;
         Ok(Self { readers, writer })
     }
 
     /// How the database would walk a listing.
     #[cfg(test)]
-    pub(crate) async fn explain_list(&self, filter: &SandboxFilter) -> String {
-        read::explain_list(&self.readers, filter).await
-    }
-
-    async fn write(&self, write: Write) -> Result<Reply> {
-        self.writer.submit(write).await
-    }
-}
-
-#[async_trait]
-impl Store for SqliteStore {
-    async fn meta_ensure(&self, name: &str, value: &str) -> Result<String> {
-        let write = Write::MetaEnsure {
-            name: name.to_owned(),
-            value: value.to_owned(),
-        };
-        Ok(self.write(write).await?.into_text())
-    }
-
-    async fn team_ensure(&self, team: &TeamId, name: &str, at: Timestamp) -> Result<()> {
-        let write = Write::TeamEnsure {
-            id: team.clone(),
-            name: name.to_owned(),
-            at,
-        };
-        self.write(write).await.map(Reply::into_unit)
-    }
-
-    async fn team_insert(&self, team: &TeamRow) -> Result<Inserted> {
-        let reply = self
-            .write(Write::TeamInsert(Box::new(team.clone())))
-            .await?;
-        Ok(reply.into_inserted())
-    }
-
-    async fn team_update(&self, team: &TeamId, change: TeamChange) -> Result<TeamChanged> {
-        let write = Write::TeamUpdate {
-            id: team.clone(),
-            change,
-        };
-        Ok(self.write(write).await?.into_team_changed())
-    }
-
-    async fn team_get(&self, team: &TeamId) -> Result<Option<TeamRow>> {
-        read::team_get(&self.readers, team).await
-    }
-
-    async fn team_list(&self) -> Result<Vec<TeamRow>> {
-        read::team_list(&self.readers).await
-    }
-
-    async fn team_usage(&self, team: &TeamId) -> Result<TeamUsage> {
-        let row = read::team_get(&self.readers, team).await?;
-        Ok(row.map(|row| row.usage).unwrap_or_default())
-    }
-
-    async fn key_insert(&self, key: &KeyRow) -> Result<Inserted> {
-        let reply = self.write(Write::KeyInsert(key.clone())).await?;
-        Ok(reply.into_inserted())
-    }
-
-    async fn key_find(&self, hash: &str) -> Result<Option<KeyRow>> {
-        read::key_find(&self.readers, hash).await
-    }
-
-    async fn key_list(&self, team: &TeamId) -> Result<Vec<KeyRow>> {
-        read::key_list(&self.readers, team).await
-    }
-
-    async fn key_remove(&self, team: &TeamId, key: &KeyId) -> Result<bool> {
-        let write = Write::KeyRemove {
-            team: team.clone(),
-            key: key.clone(),
-        };
-        Ok(self.write(write).await?.into_count() > 0)
-    }
-
-    async fn key_touch(&self, used: Vec<(KeyId, Timestamp)>) -> Result<()> {
-        self.write(Write::KeyTouch(used))
-            .await
-            .map(Reply::into_unit)
-    }
-
-    async fn template_insert(&self, template: &Template) -> Result<Inserted> {
-        let reply = self.write(Write::TemplateInsert(template.clone())).await?;
-        Ok(reply.into_inserted())
-    }
-
-    async fn template_update(&self, template: &Template) -> Result<()> {
-        let reply = self.write(Write::TemplateUpdate(template.clone())).await?;
-        reply.into_unit();
-        Ok(())
-    }
-
-    async fn template_list(&self) -> Result<Vec<TemplateRow>> {
-        read::template_list(&self.readers).await
-    }
-
-    async fn template_spawned(&self, id: &TemplateId, count: u64, last: Timestamp) -> Result<()> {
-        let write = Write::TemplateSpawned {
-            id: id.clone(),
-            count,
-            last,
-        };
-        self.write(write).await.map(Reply::into_unit)
-    }
-
-    async fn template_remove(&self, id: &TemplateId) -> Result<Removed> {
-        let reply = self.write(Write::TemplateRemove(id.clone())).await?;
-        Ok(reply.into_removed())
-    }
-
-    async fn sandbox_insert(&self, new: NewSandbox) -> Result<Admission> {
-        let reply = self.write(Write::SandboxInsert(Box::new(new))).await?;
-        Ok(reply.into_admission())
-    }
-
-    async fn idempotency_release(
-        &self,
-        team: &TeamId,
-        key: &str,
-        sandbox: &SandboxId,
-    ) -> Result<()> {
-        let write = Write::IdempotencyRelease {
-            team: team.clone(),
-            key: key.to_owned(),
-            sandbox: sandbox.clone(),
-        };
-        self.write(write).await.map(Reply::into_unit)
-    }
-
-    async fn sandbox_get(&self, id: &SandboxId) -> Result<Option<Sandbox>> {
-        read::sandbox_get(&self.readers, id).await
-    }
-
-    async fn sandbox_list_by_id(&self, ids: &[SandboxId]) -> Result<Vec<Sandbox>> {
-        read::sandbox_list_by_id(&self.readers, ids).await
-    }
-
-    async fn sandbox_list(&self, filter: &SandboxFilter) -> Result<Vec<Sandbox>> {
-        read::sandbox_list(&self.readers, filter).await
-    }
-
-    async fn sandbox_list_live(
-        &self,
-        after: Option<&SandboxId>,
-        limit: u32,
-    ) -> Result<Vec<Sandbox>> {
-        read::sandbox_list_live(&self.readers, after, limit).await
-    }
-
-    async fn sandbox_transition(&self, transition: Transition) -> Result<Option<Sandbox>> {
-        let write = Write::SandboxTransition(Box::new(transition));
-        Ok(self.write(write).await?.into_sandbox())
-    }
-
-    async fn sandbox_readmit(&self, transition: Transition, limits: Limits) -> Result<Readmission> {
-        let write = Write::SandboxReadmit {
-            transition: Box::new(transition),
-            limits,
-        };
-        Ok(self.write(write).await?.into_readmission())
-    }
-
-    async fn sandbox_intend(&self, intent: Intent) -> Result<Option<Sandbox>> {
-        let write = Write::SandboxIntend(Box::new(intent));
-        Ok(self.write(write).await?.into_sandbox())
-    }
-
-    async fn event_append(&self, events: Vec<EventRow>) -> Result<()> {
-        self.write(Write::EventAppend(events))
-            .await
-            .map(Reply::into_unit)
-    }
-
-    async fn event_list(&self, filter: &EventFilter) -> Result<Vec<StoredEvent>> {
-        event::list(&self.readers, filter).await
-    }
-
-    async fn event_list_after(
-        &self,
-        after: Cursor,
-        query: &EventQuery,
-        limit: u32,
-    ) -> Result<EventPage> {
-        let head = *self.writer.head().borrow();
-        event::list_after(&self.readers, after, head, query, limit).await
-    }
-
-    async fn event_page(
-        &self,
-        query: &EventQuery,
-        is_ascending: bool,
-        offset: u32,
-        limit: u32,
-    ) -> Result<Vec<StoredEvent>> {
-        event::page(&self.readers, query, is_ascending, (offset, limit)).await
-    }
-
-    fn event_head(&self) -> watch::Receiver<Cursor> {
-        self.writer.head()
-    }
-
-    async fn event_gap(&self, after: Cursor) -> Result<Option<EventGap>> {
-        event::gap(&self.readers, after).await
-    }
-
-    async fn event_cursor_get(&self, name: &str) -> Result<Option<Cursor>> {
-        event::cursor_get(&self.readers, name).await
-    }
-
-    async fn event_cursor_set(&self, name: &str, cursor: Cursor, at: Timestamp) -> Result<()> {
-        let write = Write::EventCursorSet {
-            name: name.to_owned(),
-            cursor,
-            at,
-        };
-        self.write(write).await.map(Reply::into_unit)
-    }
-
-    async fn audit_append(&self, rows: Vec<AuditRow>) -> Result<()> {
-        self.write(Write::AuditAppend(rows))
-            .await
-            .map(Reply::into_unit)
-    }
-
-    async fn audit_list(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>> {
-        read::audit_list(&self.readers, filter).await
-    }
-
-    async fn audit_prune(&self, before: Timestamp, keep: u64, limit: u32) -> Result<u64> {
-        let write = Write::AuditPrune {
-            before,
-            keep,
-            limit,
-        };
-        Ok(self.write(write).await?.into_count())
-    }
-
-    async fn history_prune(&self, retention: &Retention) -> Result<Pruned> {
-        let beyond = read::ended_beyond(&self.readers, retention.sandboxes_max).await?;
-        let head = self.writer.head().borrow().get();
-        let prune = Prune {
-            // The one that is one too many goes too.
-            ended_before: beyond.map_or(retention.before, |at| {
-                retention
-                    .before
-                    .max(at.saturating_add(Duration::from_micros(1)))
-            }),
-            before: retention.before,
-            through: Cursor::new(head.saturating_sub(retention.events_max)),
-            limit: retention.limit,
-        };
-        Ok(self.write(Write::HistoryPrune(prune)).await?.into_pruned())
-    }
-
-    async fn ping(&self) -> Result<()> {
-        read::ping(&self.readers).await
-    }
-
-    async fn close(&self) {
-        // The writer last: whoever closes the file last empties its log, and readers may not.
-        self.readers.close().await;
-        self.writer.close().await;
+    pub(crate) async fn explain_list(&self, filter: &crate::store::SandboxFilter) -> String {
+        use crate::sql::dialect::{Reader, column};
+        use crate::sql::read::{bind_list, list_text};
+        let text = list_text(filter, SqlitePool::TEXTS);
+        let statement = crate::sql::statement::query(format!("EXPLAIN QUERY PLAN {text}"));
+        let rows = self
+            .readers
+            .all("explain", bind_list(statement, filter))
+            .await;
+        let rows = rows.unwrap();
+        let lines: Vec<String> = rows.iter().map(|row| column(row, 3).unwrap()).collect();
+        lines.join("\n")
     }
 }

@@ -76,6 +76,13 @@ pub enum Error {
         /// What it said.
         detail: String,
     },
+    /// A write was done or was not: the database went away while it was committed, and did not come
+    /// back in time to tell. Whoever asked must look, or ask again in a way that can be repeated.
+    #[error("whether it was written is not known: {detail}")]
+    Unknown {
+        /// What happened.
+        detail: String,
+    },
     /// The database was made by a newer version.
     #[error("the database has schema {found}, this program knows up to {known}")]
     SchemaTooNew {

@@ -3,56 +3,59 @@
 use atoll_core::id::{KeyId, TeamId};
 use atoll_core::quota::Rate;
 use atoll_core::time::Timestamp;
-use sqlx::query::Query;
-use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection};
 
-use super::apply::{Reply, count_of, execute, fetch};
+use super::apply::{Reply, count_of};
 use super::decode;
+use super::dialect::{Lock, Tx, fetch};
+use super::statement::{Statement, query};
 use crate::queries;
 use crate::row::{policy_to_json, to_i64};
 use crate::store::{Inserted, KeyRow, Result, TeamChange, TeamChanged, TeamRow};
 
-pub(super) async fn ensure(
-    tx: &mut SqliteConnection,
+pub(crate) async fn ensure<T: Tx>(
+    tx: &mut T,
     id: &TeamId,
     name: &str,
     at: Timestamp,
 ) -> Result<Reply> {
-    let statement = sqlx::query(queries::TEAM_ENSURE)
+    let statement = query(queries::TEAM_ENSURE)
         .bind(id.as_str())
         .bind(name)
         .bind(at.as_micros());
-    execute(tx, "ensure a team", statement).await?;
+    tx.execute("ensure a team", statement).await?;
     Ok(Reply::Unit)
 }
 
-pub(super) async fn get(tx: &mut SqliteConnection, id: &TeamId) -> Result<Option<TeamRow>> {
-    let statement = sqlx::query(queries::TEAM_GET).bind(id.as_str());
-    let row = fetch(tx, "get a team", statement).await?;
+/// A team as it is, and stays until the transaction is over.
+pub(crate) async fn get<T: Tx>(tx: &mut T, id: &TeamId) -> Result<Option<TeamRow>> {
+    let text = if T::LOCKS_ROWS {
+        queries::TEAM_HOLD
+    } else {
+        queries::TEAM_GET
+    };
+    let row = fetch(tx, "get a team", query(text).bind(id.as_str())).await?;
     row.as_ref().map(decode::team).transpose()
 }
 
-pub(super) async fn insert(tx: &mut SqliteConnection, team: &TeamRow) -> Result<Reply> {
+pub(crate) async fn insert<T: Tx>(tx: &mut T, team: &TeamRow) -> Result<Reply> {
+    tx.lock(Lock::TeamNames).await?;
     if is_name_taken(tx, &team.id, &team.name).await? {
         return Ok(Reply::Inserted(Inserted::AlreadyExists));
     }
-    let statement = sqlx::query(queries::TEAM_INSERT)
+    let statement = query(queries::TEAM_INSERT)
         .bind(team.id.as_str())
         .bind(&team.name)
         .bind(team.created_at.as_micros());
     let statement = bind_settings(statement, team);
-    let inserted = match execute(tx, "insert a team", statement).await? {
+    let inserted = match tx.execute("insert a team", statement).await? {
         0 => Inserted::AlreadyExists,
         _ => Inserted::Yes,
     };
     Ok(Reply::Inserted(inserted))
 }
 
-pub(super) async fn update(
-    tx: &mut SqliteConnection,
-    id: &TeamId,
-    change: &TeamChange,
-) -> Result<Reply> {
+pub(crate) async fn update<T: Tx>(tx: &mut T, id: &TeamId, change: &TeamChange) -> Result<Reply> {
+    tx.lock(Lock::TeamNames).await?;
     let Some(mut team) = get(tx, id).await? else {
         return Ok(Reply::TeamChanged(TeamChanged::Unknown));
     };
@@ -67,7 +70,7 @@ pub(super) async fn update(
     if let Some(change) = &change.policy {
         team.policy = change.clone().into_policy();
     }
-    let statement = sqlx::query(queries::TEAM_UPDATE)
+    let statement = query(queries::TEAM_UPDATE)
         .bind(id.as_str())
         .bind(&team.name);
     let statement = bind_settings(statement, &team);
@@ -79,18 +82,13 @@ pub(super) async fn update(
     }))
 }
 
-async fn is_name_taken(tx: &mut SqliteConnection, id: &TeamId, name: &str) -> Result<bool> {
-    let statement = sqlx::query(queries::TEAM_NAME_TAKEN)
-        .bind(name)
-        .bind(id.as_str());
+async fn is_name_taken<T: Tx>(tx: &mut T, id: &TeamId, name: &str) -> Result<bool> {
+    let statement = query(queries::TEAM_NAME_TAKEN).bind(name).bind(id.as_str());
     let row = fetch(tx, "look for a team's name", statement).await?;
     row.as_ref().map_or(Ok(0), count_of).map(|count| count > 0)
 }
 
-fn bind_settings<'q>(
-    statement: Query<'q, Sqlite, SqliteArguments>,
-    team: &TeamRow,
-) -> Query<'q, Sqlite, SqliteArguments> {
+fn bind_settings<'q>(statement: Statement<'q>, team: &TeamRow) -> Statement<'q> {
     let limits = team.overrides;
     let per_second = |rate: Option<Rate>| rate.map(|rate| i64::from(rate.per_second.get()));
     let burst = |rate: Option<Rate>| rate.map(|rate| i64::from(rate.burst.get()));
@@ -107,8 +105,8 @@ fn bind_settings<'q>(
         .bind(team.policy.as_deref().map(policy_to_json))
 }
 
-pub(super) async fn key_insert(tx: &mut SqliteConnection, key: &KeyRow) -> Result<Reply> {
-    let statement = sqlx::query(queries::KEY_INSERT)
+pub(crate) async fn key_insert<T: Tx>(tx: &mut T, key: &KeyRow) -> Result<Reply> {
+    let statement = query(queries::KEY_INSERT)
         .bind(key.id.as_str())
         .bind(key.team.as_str())
         .bind(&key.name)
@@ -119,34 +117,27 @@ pub(super) async fn key_insert(tx: &mut SqliteConnection, key: &KeyRow) -> Resul
         .bind(key.created_at.as_micros())
         .bind(key.created_by.as_ref().map(KeyId::as_str))
         .bind(key.last_used_at.map(Timestamp::as_micros));
-    let inserted = match execute(tx, "insert a key", statement).await? {
+    let inserted = match tx.execute("insert a key", statement).await? {
         0 => Inserted::AlreadyExists,
         _ => Inserted::Yes,
     };
     Ok(Reply::Inserted(inserted))
 }
 
-pub(super) async fn key_remove(
-    tx: &mut SqliteConnection,
-    team: &TeamId,
-    key: &KeyId,
-) -> Result<Reply> {
-    let statement = sqlx::query(queries::KEY_REMOVE)
+pub(crate) async fn key_remove<T: Tx>(tx: &mut T, team: &TeamId, key: &KeyId) -> Result<Reply> {
+    let statement = query(queries::KEY_REMOVE)
         .bind(team.as_str())
         .bind(key.as_str());
-    let removed = execute(tx, "remove a key", statement).await?;
+    let removed = tx.execute("remove a key", statement).await?;
     Ok(Reply::Count(removed))
 }
 
-pub(super) async fn key_touch(
-    tx: &mut SqliteConnection,
-    used: &[(KeyId, Timestamp)],
-) -> Result<Reply> {
+pub(crate) async fn key_touch<T: Tx>(tx: &mut T, used: &[(KeyId, Timestamp)]) -> Result<Reply> {
     for (key, at) in used {
-        let statement = sqlx::query(queries::KEY_TOUCH)
+        let statement = query(queries::KEY_TOUCH)
             .bind(key.as_str())
             .bind(at.as_micros());
-        execute(tx, "write when a key was used", statement).await?;
+        tx.execute("write when a key was used", statement).await?;
     }
     Ok(Reply::Unit)
 }

@@ -4,12 +4,12 @@ use async_trait::async_trait;
 use atoll_core::event::{Cursor, EventKind};
 use atoll_core::id::{TeamId, WebhookId};
 use atoll_core::time::Timestamp;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
-use super::apply::{Reply, Write, count_of, execute, fetch};
-use super::decode::{column, optional_time, time, unsigned};
-use super::read::{all, one};
-use super::{SqliteStore, event};
+use super::SqlStore;
+use super::apply::{Reply, Write, count_of};
+use super::decode::{optional_time, time, unsigned};
+use super::dialect::{Columns, Lock, Reader, Tx, column, fetch, one};
+use super::statement::query;
 use crate::queries;
 use crate::row::{corrupt, parse, to_i64};
 use crate::store::{EventRow, Result};
@@ -34,7 +34,7 @@ fn kinds_from_text(id: &str, text: &str) -> Result<Vec<EventKind>> {
 }
 
 /// Reads the columns of `webhook_columns!`, in their order.
-fn decode(row: &SqliteRow) -> Result<WebhookRow> {
+fn decode(row: &impl Columns) -> Result<WebhookRow> {
     const TABLE: &str = "webhooks";
     let id: &str = column(row, 0)?;
     let enabled: i64 = column(row, 6)?;
@@ -56,19 +56,16 @@ fn decode(row: &SqliteRow) -> Result<WebhookRow> {
     })
 }
 
-pub(super) async fn insert(
-    tx: &mut SqliteConnection,
-    row: &WebhookRow,
-    most: u32,
-) -> Result<Reply> {
+pub(super) async fn insert<T: Tx>(tx: &mut T, row: &WebhookRow, most: u32) -> Result<Reply> {
     let operation = "add a webhook";
-    let count = sqlx::query(queries::WEBHOOK_COUNT).bind(row.team.as_str());
+    tx.lock(Lock::Webhooks).await?;
+    let count = query(queries::WEBHOOK_COUNT).bind(row.team.as_str());
     if let Some(count) = fetch(tx, operation, count).await?
         && count_of(&count)? >= i64::from(most)
     {
         return Ok(Reply::Count(0));
     }
-    let statement = sqlx::query(queries::WEBHOOK_INSERT)
+    let statement = query(queries::WEBHOOK_INSERT)
         .bind(row.id.as_str())
         .bind(row.team.as_str())
         .bind(&row.name)
@@ -83,16 +80,15 @@ pub(super) async fn insert(
         .bind(to_i64(row.cursor.get()))
         .bind(row.failing_since.map(Timestamp::as_micros))
         .bind(row.last_error.as_deref());
-    execute(tx, operation, statement).await.map(Reply::Count)
+    tx.execute(operation, statement).await.map(Reply::Count)
 }
 
-pub(super) async fn update(
-    tx: &mut SqliteConnection,
+pub(super) async fn update<T: Tx>(
+    tx: &mut T,
     row: &WebhookRow,
     events: &[EventRow],
-    head: &mut Cursor,
 ) -> Result<Reply> {
-    let statement = sqlx::query(queries::WEBHOOK_UPDATE)
+    let statement = query(queries::WEBHOOK_UPDATE)
         .bind(row.id.as_str())
         .bind(to_i64(row.version))
         .bind(&row.name)
@@ -105,58 +101,51 @@ pub(super) async fn update(
         .bind(to_i64(row.cursor.get()))
         .bind(row.failing_since.map(Timestamp::as_micros))
         .bind(row.last_error.as_deref());
-    let changed = execute(tx, "change a webhook", statement).await?;
+    let changed = tx.execute("change a webhook", statement).await?;
     if changed > 0 {
-        event::append(tx, &events.iter().collect::<Vec<_>>(), head).await?;
+        tx.tell(&events.iter().collect::<Vec<_>>(), &[]).await?;
     }
     Ok(Reply::Count(changed))
 }
 
-pub(super) async fn progress(
-    tx: &mut SqliteConnection,
-    progress: &WebhookProgress,
-) -> Result<Reply> {
-    let statement = sqlx::query(queries::WEBHOOK_PROGRESS)
+pub(super) async fn progress<T: Tx>(tx: &mut T, progress: &WebhookProgress) -> Result<Reply> {
+    let statement = query(queries::WEBHOOK_PROGRESS)
         .bind(progress.id.as_str())
         .bind(to_i64(progress.version))
         .bind(to_i64(progress.cursor.get()))
         .bind(progress.failing_since.map(Timestamp::as_micros))
         .bind(progress.last_error.as_deref());
-    let kept = execute(tx, "keep a webhook's progress", statement).await?;
+    let kept = tx.execute("keep a webhook's progress", statement).await?;
     Ok(Reply::Count(kept))
 }
 
-pub(super) async fn remove(
-    tx: &mut SqliteConnection,
-    team: &TeamId,
-    id: &WebhookId,
-) -> Result<Reply> {
-    let statement = sqlx::query(queries::WEBHOOK_REMOVE)
+pub(super) async fn remove<T: Tx>(tx: &mut T, team: &TeamId, id: &WebhookId) -> Result<Reply> {
+    let statement = query(queries::WEBHOOK_REMOVE)
         .bind(team.as_str())
         .bind(id.as_str());
-    let removed = execute(tx, "remove a webhook", statement).await?;
+    let removed = tx.execute("remove a webhook", statement).await?;
     Ok(Reply::Count(removed))
 }
 
 #[async_trait]
-impl WebhookStore for SqliteStore {
+impl<R: Reader> WebhookStore for SqlStore<R> {
     async fn webhook_insert(&self, row: &WebhookRow, most: u32) -> Result<bool> {
         let write = Write::WebhookInsert {
             row: Box::new(row.clone()),
             most,
         };
-        Ok(self.write(write).await?.into_count() > 0)
+        Ok(self.writer.submit(write).await?.into_count() > 0)
     }
 
     async fn webhook_get(&self, id: &WebhookId) -> Result<Option<WebhookRow>> {
-        let statement = sqlx::query(queries::WEBHOOK_GET).bind(id.as_str());
+        let statement = query(queries::WEBHOOK_GET).bind(id.as_str());
         let row = one(&self.readers, "find a webhook", statement).await?;
         row.as_ref().map(decode).transpose()
     }
 
     async fn webhook_list(&self, team: &TeamId) -> Result<Vec<WebhookRow>> {
-        let statement = sqlx::query(queries::WEBHOOK_LIST).bind(team.as_str());
-        let rows = all(&self.readers, "list webhooks", statement).await?;
+        let statement = query(queries::WEBHOOK_LIST).bind(team.as_str());
+        let rows = self.readers.all("list webhooks", statement).await?;
         rows.iter().map(decode).collect()
     }
 
@@ -165,10 +154,10 @@ impl WebhookStore for SqliteStore {
         after: Option<&WebhookId>,
         limit: u32,
     ) -> Result<Vec<WebhookRow>> {
-        let statement = sqlx::query(queries::WEBHOOK_LIST_ENABLED)
+        let statement = query(queries::WEBHOOK_LIST_ENABLED)
             .bind(after.map_or("", WebhookId::as_str))
             .bind(i64::from(limit));
-        let rows = all(&self.readers, "list enabled webhooks", statement).await?;
+        let rows = self.readers.all("list enabled webhooks", statement).await?;
         rows.iter().map(decode).collect()
     }
 
@@ -181,7 +170,7 @@ impl WebhookStore for SqliteStore {
             row: Box::new(row.clone()),
             events,
         };
-        if self.write(write).await?.into_count() == 0 {
+        if self.writer.submit(write).await?.into_count() == 0 {
             return Ok(None);
         }
         row.version += 1;
@@ -190,7 +179,7 @@ impl WebhookStore for SqliteStore {
 
     async fn webhook_progress(&self, progress: WebhookProgress) -> Result<bool> {
         let write = Write::WebhookProgress(Box::new(progress));
-        Ok(self.write(write).await?.into_count() > 0)
+        Ok(self.writer.submit(write).await?.into_count() > 0)
     }
 
     async fn webhook_remove(&self, team: &TeamId, id: &WebhookId) -> Result<bool> {
@@ -198,6 +187,6 @@ impl WebhookStore for SqliteStore {
             team: team.clone(),
             id: id.clone(),
         };
-        Ok(self.write(write).await?.into_count() > 0)
+        Ok(self.writer.submit(write).await?.into_count() > 0)
     }
 }

@@ -9,27 +9,26 @@ use atoll_core::quota::Limits;
 use atoll_core::sandbox::{OnTimeout, Sandbox};
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
-use sqlx::Row as _;
-use sqlx::query::Query;
-use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 
-use super::batch::{append_audit, readmit};
+use super::batch::readmit;
+use super::dialect::{Columns, Lock, Tx, column, fetch};
 use super::lease::{self, LeaseWrite};
 use super::node::{self, NodeWrite};
+use super::statement::query;
 use super::{decode, event, team, webhook};
 use crate::queries;
-use crate::row::{config_to_json, micros, status_name, to_i64};
+use crate::row::{config_to_json, corrupt, micros, status_name, to_i64};
 use crate::store::lease::Lease;
 use crate::store::node::NodeRow;
 use crate::store::{
-    Admission, AuditRow, Error, EventRow, IdempotencyKey, Inserted, Intent, IntentChange, KeyRow,
-    NewSandbox, Pruned, Readmission, Removed, Result, TeamChange, TeamChanged, TeamRow, Transition,
+    Admission, AuditRow, EventRow, Inserted, Intent, IntentChange, KeyRow, NewSandbox, Pruned,
+    Readmission, Removed, Result, TeamChange, TeamChanged, TeamRow, Transition,
 };
 use crate::webhook::{WebhookProgress, WebhookRow};
 
 /// One write.
 #[derive(Debug)]
-pub(super) enum Write {
+pub(crate) enum Write {
     MetaEnsure {
         name: String,
         value: String,
@@ -102,7 +101,7 @@ pub(super) enum Write {
 
 /// What of the past goes, counts turned into limits of time and place.
 #[derive(Debug)]
-pub(super) struct Prune {
+pub(crate) struct Prune {
     /// Sandboxes that ended before this.
     pub(super) ended_before: Timestamp,
     /// What belongs to no sandbox and is from before this.
@@ -115,7 +114,7 @@ pub(super) struct Prune {
 
 /// What a write answers. Each write has one form of answer, which its caller knows.
 #[derive(Debug)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     Unit,
     Text(String),
     Count(u64),
@@ -171,38 +170,8 @@ impl Reply {
     }
 }
 
-type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
-
-pub(super) async fn execute(
-    tx: &mut SqliteConnection,
-    operation: &'static str,
-    statement: Statement<'_>,
-) -> Result<u64> {
-    statement
-        .execute(tx)
-        .await
-        .map(|done| done.rows_affected())
-        .map_err(|source| Error::Database { operation, source })
-}
-
-pub(super) async fn fetch(
-    tx: &mut SqliteConnection,
-    operation: &'static str,
-    statement: Statement<'_>,
-) -> Result<Option<SqliteRow>> {
-    statement
-        .fetch_optional(tx)
-        .await
-        .map_err(|source| Error::Database { operation, source })
-}
-
-/// Carries out one write inside the caller's transaction. Moves the head to the newest event that
-/// it brings.
-pub(super) async fn apply(
-    tx: &mut SqliteConnection,
-    write: &Write,
-    head: &mut Cursor,
-) -> Result<Reply> {
+/// Carries out one write inside the caller's transaction.
+pub(super) async fn apply<T: Tx>(tx: &mut T, write: &Write) -> Result<Reply> {
     match write {
         Write::MetaEnsure { name, value } => meta_ensure(tx, name, value).await,
         Write::TeamEnsure { id, name, at } => team::ensure(tx, id, name, *at).await,
@@ -212,33 +181,31 @@ pub(super) async fn apply(
         Write::KeyRemove { team, key } => team::key_remove(tx, team, key).await,
         Write::KeyTouch(used) => team::key_touch(tx, used).await,
         Write::IdempotencyRelease { team, key, sandbox } => {
-            let release = sqlx::query(queries::IDEMPOTENCY_RELEASE)
+            let release = query(queries::IDEMPOTENCY_RELEASE)
                 .bind(team.as_str())
                 .bind(key)
                 .bind(sandbox.as_str());
-            execute(tx, "release an idempotency key", release).await?;
+            tx.execute("release an idempotency key", release).await?;
             Ok(Reply::Unit)
         }
         Write::TemplateInsert(template) => template_insert(tx, template).await,
         Write::TemplateUpdate(template) => template_update(tx, template).await,
         Write::TemplateSpawned { id, count, last } => {
-            let statement = sqlx::query(queries::TEMPLATE_SPAWNED)
+            let statement = query(queries::TEMPLATE_SPAWNED)
                 .bind(id.as_str())
                 .bind(to_i64(*count))
                 .bind(last.as_micros());
-            execute(tx, "count a template's use", statement).await?;
+            tx.execute("count a template's use", statement).await?;
             Ok(Reply::Unit)
         }
         Write::TemplateRemove(id) => template_remove(tx, id).await,
         Write::SandboxInsert(_) | Write::SandboxTransition(_) | Write::AuditAppend(_) => {
             unreachable!("these are always gathered")
         }
-        Write::SandboxReadmit { transition, limits } => {
-            readmit(tx, transition, *limits, head).await
-        }
-        Write::SandboxIntend(intent) => sandbox_intend(tx, intent, head).await,
+        Write::SandboxReadmit { transition, limits } => readmit(tx, transition, *limits).await,
+        Write::SandboxIntend(intent) => sandbox_intend(tx, intent).await,
         Write::EventAppend(events) => {
-            event::append(tx, &events.iter().collect::<Vec<_>>(), head).await?;
+            tx.tell(&events.iter().collect::<Vec<_>>(), &[]).await?;
             Ok(Reply::Unit)
         }
         Write::EventCursorSet { name, cursor, at } => {
@@ -250,67 +217,57 @@ pub(super) async fn apply(
             keep,
             limit,
         } => {
-            let statement = sqlx::query(queries::AUDIT_PRUNE)
+            let statement = query(queries::AUDIT_PRUNE)
                 .bind(before.as_micros())
                 .bind(to_i64(*keep))
                 .bind(i64::from(*limit));
             Ok(Reply::Count(
-                execute(tx, "prune the audit", statement).await?,
+                tx.execute("prune the audit", statement).await?,
             ))
         }
-        Write::Node(write) => node::apply(tx, write, head).await,
+        Write::Node(write) => node::apply(tx, write).await,
         Write::Lease(write) => lease::apply(tx, write).await,
         Write::HistoryPrune(prune) => history_prune(tx, prune).await,
         Write::WebhookInsert { row, most } => webhook::insert(tx, row, *most).await,
-        Write::WebhookUpdate { row, events } => webhook::update(tx, row, events, head).await,
+        Write::WebhookUpdate { row, events } => webhook::update(tx, row, events).await,
         Write::WebhookProgress(progress) => webhook::progress(tx, progress).await,
         Write::WebhookRemove { team, id } => webhook::remove(tx, team, id).await,
     }
 }
 
-pub(super) fn count_of(row: &SqliteRow) -> Result<i64> {
-    row.try_get(0).map_err(|source| Error::Database {
-        operation: "read a count",
-        source,
-    })
+pub(super) fn count_of(row: &impl Columns) -> Result<i64> {
+    column(row, 0)
 }
 
-async fn meta_ensure(tx: &mut SqliteConnection, name: &str, value: &str) -> Result<Reply> {
+async fn meta_ensure<T: Tx>(tx: &mut T, name: &str, value: &str) -> Result<Reply> {
     let operation = "ensure a meta value";
-    let insert = sqlx::query(queries::META_INSERT).bind(name).bind(value);
-    execute(tx, operation, insert).await?;
-    let row = sqlx::query(queries::META_GET)
-        .bind(name)
-        .fetch_one(tx)
-        .await
-        .map_err(|source| Error::Database { operation, source })?;
-    let text = row
-        .try_get(0)
-        .map_err(|source| Error::Database { operation, source })?;
-    Ok(Reply::Text(text))
+    let insert = query(queries::META_INSERT).bind(name).bind(value);
+    tx.execute(operation, insert).await?;
+    let row = fetch(tx, operation, query(queries::META_GET).bind(name)).await?;
+    let row = row.ok_or_else(|| corrupt("meta", name, "it was not written".to_owned()))?;
+    Ok(Reply::Text(column(&row, 0)?))
 }
 
-async fn template_insert(tx: &mut SqliteConnection, template: &Template) -> Result<Reply> {
+async fn template_insert<T: Tx>(tx: &mut T, template: &Template) -> Result<Reply> {
     let operation = "insert a template";
+    tx.lock(Lock::TemplateNames).await?;
     let owner = template.team.as_ref().map_or("", TeamId::as_str);
     for name in &template.names {
-        let taken = sqlx::query(queries::TEMPLATE_NAME_TAKEN)
-            .bind(owner)
-            .bind(name);
+        let taken = query(queries::TEMPLATE_NAME_TAKEN).bind(owner).bind(name);
         if let Some(row) = fetch(tx, operation, taken).await?
             && count_of(&row)? > 0
         {
             return Ok(Reply::Inserted(Inserted::AlreadyExists));
         }
     }
-    let insert = sqlx::query(queries::TEMPLATE_INSERT)
+    let insert = query(queries::TEMPLATE_INSERT)
         .bind(template.id.as_str())
         .bind(template.team.as_ref().map(TeamId::as_str))
         .bind(i64::from(template.is_public))
         .bind(template.created_at.as_micros())
         .bind(template.updated_at.as_micros());
-    execute(tx, operation, insert).await?;
-    let build = sqlx::query(queries::BUILD_INSERT)
+    tx.execute(operation, insert).await?;
+    let build = query(queries::BUILD_INSERT)
         .bind(template.build.as_str())
         .bind(template.id.as_str())
         .bind(status_name(template.status))
@@ -319,38 +276,38 @@ async fn template_insert(tx: &mut SqliteConnection, template: &Template) -> Resu
         .bind(i64::from(template.resources.disk_mib))
         .bind(&template.envd_version)
         .bind(template.created_at.as_micros());
-    execute(tx, operation, build).await?;
+    tx.execute(operation, build).await?;
     for name in &template.names {
-        let statement = sqlx::query(queries::TEMPLATE_NAME_INSERT)
+        let statement = query(queries::TEMPLATE_NAME_INSERT)
             .bind(owner)
             .bind(name)
             .bind(template.id.as_str());
-        execute(tx, operation, statement).await?;
+        tx.execute(operation, statement).await?;
     }
     Ok(Reply::Inserted(Inserted::Yes))
 }
 
-async fn template_update(tx: &mut SqliteConnection, template: &Template) -> Result<Reply> {
+async fn template_update<T: Tx>(tx: &mut T, template: &Template) -> Result<Reply> {
     let operation = "update a template";
-    let touch = sqlx::query(queries::TEMPLATE_TOUCH)
+    let touch = query(queries::TEMPLATE_TOUCH)
         .bind(template.id.as_str())
         .bind(template.updated_at.as_micros())
         .bind(i64::from(template.is_public));
-    execute(tx, operation, touch).await?;
-    let build = sqlx::query(queries::BUILD_UPDATE)
+    tx.execute(operation, touch).await?;
+    let build = query(queries::BUILD_UPDATE)
         .bind(template.build.as_str())
         .bind(status_name(template.status))
         .bind(i64::from(template.resources.cpu_millis))
         .bind(i64::from(template.resources.memory_mib))
         .bind(i64::from(template.resources.disk_mib))
         .bind(&template.envd_version);
-    execute(tx, operation, build).await?;
+    tx.execute(operation, build).await?;
     Ok(Reply::Unit)
 }
 
-async fn template_remove(tx: &mut SqliteConnection, id: &TemplateId) -> Result<Reply> {
+async fn template_remove<T: Tx>(tx: &mut T, id: &TemplateId) -> Result<Reply> {
     let operation = "remove a template";
-    let used = sqlx::query(queries::TEMPLATE_IN_USE).bind(id.as_str());
+    let used = query(queries::TEMPLATE_IN_USE).bind(id.as_str());
     if let Some(row) = fetch(tx, operation, used).await? {
         let count = count_of(&row)?;
         if count > 0 {
@@ -362,67 +319,20 @@ async fn template_remove(tx: &mut SqliteConnection, id: &TemplateId) -> Result<R
         queries::TEMPLATE_NAMES_DELETE,
         queries::TEMPLATE_BUILDS_DELETE,
     ] {
-        execute(tx, operation, sqlx::query(text).bind(id.as_str())).await?;
+        tx.execute(operation, query(text).bind(id.as_str())).await?;
     }
-    let statement = sqlx::query(queries::TEMPLATE_DELETE).bind(id.as_str());
-    let removed = match execute(tx, operation, statement).await? {
+    let statement = query(queries::TEMPLATE_DELETE).bind(id.as_str());
+    let removed = match tx.execute(operation, statement).await? {
         0 => Removed::Unknown,
         _ => Removed::Yes,
     };
     Ok(Reply::Removed(removed))
 }
 
-/// What an earlier request with the same idempotency key made.
-pub(super) async fn replay(
-    tx: &mut SqliteConnection,
-    new: &NewSandbox,
-) -> Result<Option<Admission>> {
-    let Some(idempotency) = &new.idempotency else {
-        return Ok(None);
-    };
-    let find = sqlx::query(queries::IDEMPOTENCY_FIND)
-        .bind(new.sandbox.team.as_str())
-        .bind(&idempotency.key);
-    let row = fetch(tx, "find an idempotency key", find).await?;
-    row.as_ref().map(replayed).transpose()
-}
-
-/// Keeps the key under which a sandbox was made.
-pub(super) async fn keep_key(
-    tx: &mut SqliteConnection,
-    sandbox: &Sandbox,
-    idempotency: &IdempotencyKey,
-) -> Result<()> {
-    let insert = sqlx::query(queries::IDEMPOTENCY_INSERT)
-        .bind(sandbox.team.as_str())
-        .bind(&idempotency.key)
-        .bind(&idempotency.fingerprint)
-        .bind(sandbox.id.as_str())
-        .bind(sandbox.created_at.as_micros());
-    execute(tx, "keep an idempotency key", insert).await?;
-    Ok(())
-}
-
-fn replayed(row: &SqliteRow) -> Result<Admission> {
-    let failed = |source| Error::Database {
-        operation: "read an idempotency key",
-        source,
-    };
-    let id: &str = row.try_get(0).map_err(failed)?;
-    Ok(Admission::Replayed {
-        sandbox: crate::row::parse("idempotency_keys", id, id)?,
-        fingerprint: row.try_get(1).map_err(failed)?,
-    })
-}
-
-async fn sandbox_intend(
-    tx: &mut SqliteConnection,
-    intent: &Intent,
-    head: &mut Cursor,
-) -> Result<Reply> {
+async fn sandbox_intend<T: Tx>(tx: &mut T, intent: &Intent) -> Result<Reply> {
     let operation = "change what is wanted of a sandbox";
     let begun = |text: &'static str| {
-        sqlx::query(text)
+        query(text)
             .bind(intent.id.as_str())
             .bind(intent.at.as_micros())
     };
@@ -459,39 +369,40 @@ async fn sandbox_intend(
     let Some(row) = fetch(tx, operation, statement).await? else {
         return Ok(Reply::Sandbox(None));
     };
-    event::append(tx, &intent.events.iter().collect::<Vec<_>>(), head).await?;
-    append_audit(tx, intent.audit.as_deref().as_slice()).await?;
+    let events: Vec<_> = intent.events.iter().collect();
+    tx.tell(&events, intent.audit.as_deref().as_slice()).await?;
     Ok(Reply::Sandbox(Some(Box::new(decode::sandbox(&row)?))))
 }
 
-pub(super) async fn get(tx: &mut SqliteConnection, id: &SandboxId) -> Result<Option<Sandbox>> {
-    let statement = sqlx::query(queries::SANDBOX_GET).bind(id.as_str());
-    let row = fetch(tx, "get a sandbox", statement).await?;
+/// A sandbox as it is, and stays until the transaction is over.
+pub(super) async fn get<T: Tx>(tx: &mut T, id: &SandboxId) -> Result<Option<Sandbox>> {
+    let text = if T::LOCKS_ROWS {
+        queries::SANDBOX_HOLD
+    } else {
+        queries::SANDBOX_GET
+    };
+    let row = fetch(tx, "get a sandbox", query(text).bind(id.as_str())).await?;
     row.as_ref().map(decode::sandbox).transpose()
 }
 
-async fn history_prune(tx: &mut SqliteConnection, prune: &Prune) -> Result<Reply> {
+async fn history_prune<T: Tx>(tx: &mut T, prune: &Prune) -> Result<Reply> {
     let operation = "prune history";
-    let rows = sqlx::query(queries::ENDED_BEFORE)
+    let ended = query(queries::ENDED_BEFORE)
         .bind(prune.ended_before.as_micros())
-        .bind(i64::from(prune.limit))
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(|source| Error::Database { operation, source })?;
+        .bind(i64::from(prune.limit));
+    let rows = tx.fetch_all(operation, ended).await?;
     let mut through = 0;
     for row in &rows {
-        let id: &str = row
-            .try_get(0)
-            .map_err(|source| Error::Database { operation, source })?;
+        let id: &str = column(row, 0)?;
         through = through.max(event::forget_sandbox(tx, id).await?);
-        let statement = sqlx::query(queries::SANDBOX_DELETE).bind(id);
-        execute(tx, operation, statement).await?;
+        let statement = query(queries::SANDBOX_DELETE).bind(id);
+        tx.execute(operation, statement).await?;
     }
     let (others, is_more_of_others) = event::forget_others(tx, prune).await?;
     let (oldest, is_more_of_oldest) = event::forget_oldest(tx, prune).await?;
     event::mark_pruned(tx, through.max(others).max(oldest)).await?;
-    let statement = sqlx::query(queries::IDEMPOTENCY_PRUNE).bind(prune.before.as_micros());
-    execute(tx, operation, statement).await?;
+    let statement = query(queries::IDEMPOTENCY_PRUNE).bind(prune.before.as_micros());
+    tx.execute(operation, statement).await?;
     let sandboxes = rows.len() as u64;
     Ok(Reply::Pruned(Pruned {
         sandboxes,

@@ -2,90 +2,51 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::future::Future;
 
 use atoll_core::id::{SandboxId, TeamId};
 use atoll_core::lifecycle::state_name;
 use atoll_core::sandbox::Sandbox;
 use atoll_core::time::Timestamp;
-use sqlx::query::Query;
-use sqlx::sqlite::{Sqlite, SqliteArguments, SqlitePool, SqliteRow};
-use sqlx::{AssertSqlSafe, Row as _};
-use tokio::time::Instant;
 
 use super::decode;
+use super::dialect::{Reader, Texts, column, one};
+use super::statement::{Statement, query};
+use crate::queries;
 use crate::row::{counts_as_paused, to_i64};
-use crate::store::{
-    AuditFilter, AuditRow, Error, KeyRow, Result, SandboxFilter, TeamRow, TemplateRow,
-};
-use crate::{metrics, queries};
+use crate::store::{AuditFilter, AuditRow, KeyRow, Result, SandboxFilter, TeamRow, TemplateRow};
 
-type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
-
-pub(super) async fn one(
-    pool: &SqlitePool,
-    operation: &'static str,
-    statement: Statement<'_>,
-) -> Result<Option<SqliteRow>> {
-    timed(operation, statement.fetch_optional(pool)).await
-}
-
-pub(super) async fn all(
-    pool: &SqlitePool,
-    operation: &'static str,
-    statement: Statement<'_>,
-) -> Result<Vec<SqliteRow>> {
-    timed(operation, statement.fetch_all(pool)).await
-}
-
-/// Every read goes through here: waiting for a connection is part of it.
-async fn timed<T>(
-    operation: &'static str,
-    reading: impl Future<Output = sqlx::Result<T>>,
-) -> Result<T> {
-    let begun = Instant::now();
-    let read = reading.await;
-    metrics::read(operation, begun.elapsed(), read.is_ok());
-    read.map_err(|source| Error::Database { operation, source })
-}
-
-pub(super) async fn ping(pool: &SqlitePool) -> Result<()> {
-    one(pool, "ping", sqlx::query(queries::PING)).await?;
-    Ok(())
-}
-
-pub(super) async fn team_get(pool: &SqlitePool, team: &TeamId) -> Result<Option<TeamRow>> {
-    let statement = sqlx::query(queries::TEAM_GET).bind(team.as_str());
-    let row = one(pool, "get a team", statement).await?;
+pub(super) async fn team_get<R: Reader>(reader: &R, team: &TeamId) -> Result<Option<TeamRow>> {
+    let statement = query(queries::TEAM_GET).bind(team.as_str());
+    let row = one(reader, "get a team", statement).await?;
     row.as_ref().map(decode::team).transpose()
 }
 
-pub(super) async fn team_list(pool: &SqlitePool) -> Result<Vec<TeamRow>> {
-    let rows = all(pool, "list teams", sqlx::query(queries::TEAM_LIST)).await?;
+pub(super) async fn team_list<R: Reader>(reader: &R) -> Result<Vec<TeamRow>> {
+    let rows = reader.all("list teams", query(queries::TEAM_LIST)).await?;
     rows.iter().map(decode::team).collect()
 }
 
-pub(super) async fn key_find(pool: &SqlitePool, hash: &str) -> Result<Option<KeyRow>> {
-    let statement = sqlx::query(queries::KEY_FIND).bind(hash);
-    let row = one(pool, "find a key", statement).await?;
+pub(super) async fn key_find<R: Reader>(reader: &R, hash: &str) -> Result<Option<KeyRow>> {
+    let statement = query(queries::KEY_FIND).bind(hash);
+    let row = one(reader, "find a key", statement).await?;
     row.as_ref().map(decode::key).transpose()
 }
 
-pub(super) async fn key_list(pool: &SqlitePool, team: &TeamId) -> Result<Vec<KeyRow>> {
-    let statement = sqlx::query(queries::KEY_LIST).bind(team.as_str());
-    let rows = all(pool, "list keys", statement).await?;
+pub(super) async fn key_list<R: Reader>(reader: &R, team: &TeamId) -> Result<Vec<KeyRow>> {
+    let statement = query(queries::KEY_LIST).bind(team.as_str());
+    let rows = reader.all("list keys", statement).await?;
     rows.iter().map(decode::key).collect()
 }
 
-pub(super) async fn template_list(pool: &SqlitePool) -> Result<Vec<TemplateRow>> {
+pub(super) async fn template_list<R: Reader>(reader: &R) -> Result<Vec<TemplateRow>> {
     let operation = "list templates";
-    let rows = all(pool, operation, sqlx::query(queries::TEMPLATE_LIST)).await?;
-    let names = all(pool, operation, sqlx::query(queries::TEMPLATE_NAMES)).await?;
+    let rows = reader.all(operation, query(queries::TEMPLATE_LIST)).await?;
+    let names = reader
+        .all(operation, query(queries::TEMPLATE_NAMES))
+        .await?;
     let mut by_template: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for row in &names {
-        let failed = |source| Error::Database { operation, source };
-        let template = row.try_get(0).map_err(failed)?;
-        let name = row.try_get(1).map_err(failed)?;
+        let (template, name) = (column(row, 0)?, column(row, 1)?);
         by_template.entry(template).or_default().push(name);
     }
     rows.iter()
@@ -99,26 +60,26 @@ pub(super) async fn template_list(pool: &SqlitePool) -> Result<Vec<TemplateRow>>
         .collect()
 }
 
-pub(super) async fn sandbox_get(pool: &SqlitePool, id: &SandboxId) -> Result<Option<Sandbox>> {
-    let statement = sqlx::query(queries::SANDBOX_GET).bind(id.as_str());
-    let row = one(pool, "get a sandbox", statement).await?;
+pub(super) async fn sandbox_get<R: Reader>(reader: &R, id: &SandboxId) -> Result<Option<Sandbox>> {
+    let statement = query(queries::SANDBOX_GET).bind(id.as_str());
+    let row = one(reader, "get a sandbox", statement).await?;
     row.as_ref().map(decode::sandbox).transpose()
 }
 
-pub(super) async fn sandbox_list_live(
-    pool: &SqlitePool,
+pub(super) async fn sandbox_list_live<R: Reader>(
+    reader: &R,
     after: Option<&SandboxId>,
     limit: u32,
 ) -> Result<Vec<Sandbox>> {
-    let statement = sqlx::query(queries::SANDBOX_LIST_LIVE)
+    let statement = query(queries::SANDBOX_LIST_LIVE)
         .bind(after.map_or("", SandboxId::as_str))
         .bind(i64::from(limit));
-    let rows = all(pool, "list live sandboxes", statement).await?;
+    let rows = reader.all("list live sandboxes", statement).await?;
     rows.iter().map(decode::sandbox).collect()
 }
 
-pub(super) async fn sandbox_list_by_id(
-    pool: &SqlitePool,
+pub(super) async fn sandbox_list_by_id<R: Reader>(
+    reader: &R,
     ids: &[SandboxId],
 ) -> Result<Vec<Sandbox>> {
     if ids.is_empty() {
@@ -128,12 +89,10 @@ pub(super) async fn sandbox_list_by_id(
     let length = ids.len().next_power_of_two();
     let mut clauses = Clauses::new(queries::SANDBOX_LIST_BY_ID, 0);
     clauses.push_list(" IN (", length);
-    let mut statement = sqlx::query(AssertSqlSafe(clauses.text));
     let filling = ids.iter().chain(ids.iter().cycle()).take(length);
-    for id in filling {
-        statement = statement.bind(id.as_str());
-    }
-    let rows = all(pool, "list sandboxes by id", statement).await?;
+    let statement = query(clauses.text);
+    let statement = filling.fold(statement, |statement, id| statement.bind(id.as_str()));
+    let rows = reader.all("list sandboxes by id", statement).await?;
     rows.iter().map(decode::sandbox).collect()
 }
 
@@ -168,12 +127,12 @@ impl Clauses {
     }
 }
 
-fn list_text(filter: &SandboxFilter) -> String {
+pub(crate) fn list_text(filter: &SandboxFilter, texts: Texts) -> String {
     let is_labelled = !filter.labels.is_empty();
     let is_paused = filter.states.iter().copied().all(counts_as_paused);
     let mut clauses = match (is_labelled, is_paused) {
-        (true, true) => Clauses::new(queries::SANDBOX_LIST_LABELLED_PAUSED, 3),
-        (true, false) => Clauses::new(queries::SANDBOX_LIST_LABELLED, 3),
+        (true, true) => Clauses::new(texts.list_labelled_paused, 3),
+        (true, false) => Clauses::new(texts.list_labelled, 3),
         (false, _) => Clauses::new(queries::SANDBOX_LIST, 1),
     };
     clauses.text.push_str(if is_paused {
@@ -228,7 +187,10 @@ fn list_text(filter: &SandboxFilter) -> String {
     clauses.text
 }
 
-fn bind_list<'q>(mut statement: Statement<'q>, filter: &'q SandboxFilter) -> Statement<'q> {
+pub(crate) fn bind_list<'q>(
+    mut statement: Statement<'q>,
+    filter: &'q SandboxFilter,
+) -> Statement<'q> {
     statement = statement.bind(filter.team.as_str());
     let mut labels = filter.labels.iter();
     // The first label is where the walk goes along.
@@ -253,22 +215,13 @@ fn bind_list<'q>(mut statement: Statement<'q>, filter: &'q SandboxFilter) -> Sta
     statement.bind(i64::from(filter.limit))
 }
 
-pub(super) async fn sandbox_list(
-    pool: &SqlitePool,
+pub(super) async fn sandbox_list<R: Reader>(
+    reader: &R,
     filter: &SandboxFilter,
 ) -> Result<Vec<Sandbox>> {
-    let statement = bind_list(sqlx::query(AssertSqlSafe(list_text(filter))), filter);
-    let rows = all(pool, "list sandboxes", statement).await?;
+    let statement = bind_list(query(list_text(filter, R::TEXTS)), filter);
+    let rows = reader.all("list sandboxes", statement).await?;
     rows.iter().map(decode::sandbox).collect()
-}
-
-#[cfg(test)]
-pub(super) async fn explain_list(pool: &SqlitePool, filter: &SandboxFilter) -> String {
-    let text = format!("EXPLAIN QUERY PLAN {}", list_text(filter));
-    let statement = bind_list(sqlx::query(AssertSqlSafe(text)), filter);
-    let rows = statement.fetch_all(pool).await.unwrap();
-    let lines: Vec<String> = rows.iter().map(|row| row.get(3)).collect();
-    lines.join("\n")
 }
 
 fn audit_text(filter: &AuditFilter) -> String {
@@ -290,9 +243,12 @@ fn audit_text(filter: &AuditFilter) -> String {
     clauses.text
 }
 
-pub(super) async fn audit_list(pool: &SqlitePool, filter: &AuditFilter) -> Result<Vec<AuditRow>> {
+pub(super) async fn audit_list<R: Reader>(
+    reader: &R,
+    filter: &AuditFilter,
+) -> Result<Vec<AuditRow>> {
     let before = filter.before.unwrap_or(i64::MAX);
-    let mut statement = sqlx::query(AssertSqlSafe(audit_text(filter))).bind(before);
+    let mut statement = query(audit_text(filter)).bind(before);
     if let Some(team) = &filter.team {
         statement = statement.bind(team.as_str());
     }
@@ -310,20 +266,16 @@ pub(super) async fn audit_list(pool: &SqlitePool, filter: &AuditFilter) -> Resul
     for time in [filter.start, filter.end].into_iter().flatten() {
         statement = statement.bind(time.as_micros());
     }
-    let rows = all(
-        pool,
-        "list the audit",
-        statement.bind(i64::from(filter.limit)),
-    )
-    .await?;
+    let statement = statement.bind(i64::from(filter.limit));
+    let rows = reader.all("list the audit", statement).await?;
     rows.iter().map(decode::audit).collect()
 }
 
 /// When the last of the ended sandboxes ended that are more than so many.
-pub(super) async fn ended_beyond(pool: &SqlitePool, most: u64) -> Result<Option<Timestamp>> {
+pub(super) async fn ended_beyond<R: Reader>(reader: &R, most: u64) -> Result<Option<Timestamp>> {
     let operation = "count ended sandboxes";
-    let statement = sqlx::query(queries::ENDED_BEYOND).bind(to_i64(most));
-    let Some(row) = one(pool, operation, statement).await? else {
+    let statement = query(queries::ENDED_BEYOND).bind(to_i64(most));
+    let Some(row) = one(reader, operation, statement).await? else {
         return Ok(None);
     };
     decode::optional_time(&row, 0)

@@ -2,16 +2,15 @@
 
 use async_trait::async_trait;
 use atoll_core::correction::{Correction, CorrectionKind};
-use atoll_core::event::Cursor;
 use atoll_core::id::{Generation, NodeId};
 use atoll_core::node::{DrainMode, NodeInfo};
 use atoll_core::time::Timestamp;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
-use super::SqliteStore;
-use super::apply::{Reply, Write, execute, fetch};
-use super::decode::{column, time};
-use super::{event, read};
+use super::SqlStore;
+use super::apply::{Reply, Write};
+use super::decode::time;
+use super::dialect::{Columns, Reader, Tx, column, fetch};
+use super::statement::query;
 use crate::descriptor_row::{descriptor_from_json, descriptor_to_json};
 use crate::queries;
 use crate::row::{
@@ -25,7 +24,7 @@ const CORRECTIONS: &str = "corrections";
 
 /// One write about nodes.
 #[derive(Debug)]
-pub(super) enum NodeWrite {
+pub(crate) enum NodeWrite {
     Join {
         id: NodeId,
         info: Box<NodeInfo>,
@@ -45,14 +44,10 @@ pub(super) enum NodeWrite {
 }
 
 /// Carries out one write inside the caller's transaction.
-pub(super) async fn apply(
-    tx: &mut SqliteConnection,
-    write: &NodeWrite,
-    head: &mut Cursor,
-) -> Result<Reply> {
+pub(super) async fn apply<T: Tx>(tx: &mut T, write: &NodeWrite) -> Result<Reply> {
     match write {
         NodeWrite::Join { id, info, at } => {
-            let statement = sqlx::query(queries::NODE_JOIN)
+            let statement = query(queries::NODE_JOIN)
                 .bind(id.as_str())
                 .bind(&info.name)
                 .bind(info.address.as_deref())
@@ -69,52 +64,47 @@ pub(super) async fn apply(
             at,
             events,
         } => {
-            let statement = sqlx::query(queries::NODE_DRAIN)
+            let statement = query(queries::NODE_DRAIN)
                 .bind(id.as_str())
                 .bind(drain.map(drain_name))
                 .bind(at.as_micros());
-            let changed = execute(tx, "drain a node", statement).await?;
-            tell(tx, changed, events, head).await
+            let changed = tx.execute("drain a node", statement).await?;
+            tell(tx, changed, events).await
         }
         NodeWrite::Remove { id, events } => {
-            let statement = sqlx::query(queries::NODE_REMOVE).bind(id.as_str());
-            let changed = execute(tx, "remove a node", statement).await?;
-            tell(tx, changed, events, head).await
+            let statement = query(queries::NODE_REMOVE).bind(id.as_str());
+            let changed = tx.execute("remove a node", statement).await?;
+            tell(tx, changed, events).await
         }
         NodeWrite::Correct(corrections) => correct(tx, corrections).await,
     }
 }
 
 /// Appends the events of a change, if there was one.
-async fn tell(
-    tx: &mut SqliteConnection,
-    changed: u64,
-    events: &[EventRow],
-    head: &mut Cursor,
-) -> Result<Reply> {
+async fn tell<T: Tx>(tx: &mut T, changed: u64, events: &[EventRow]) -> Result<Reply> {
     if changed > 0 && !events.is_empty() {
-        event::append(tx, &events.iter().collect::<Vec<_>>(), head).await?;
+        tx.tell(&events.iter().collect::<Vec<_>>(), &[]).await?;
     }
     Ok(Reply::Count(changed))
 }
 
-async fn correct(tx: &mut SqliteConnection, corrections: &[Correction]) -> Result<Reply> {
+async fn correct<T: Tx>(tx: &mut T, corrections: &[Correction]) -> Result<Reply> {
     for correction in corrections {
-        let statement = sqlx::query(queries::CORRECTION_INSERT)
+        let statement = query(queries::CORRECTION_INSERT)
             .bind(correction.at.as_micros())
             .bind(correction.kind.as_str())
             .bind(correction.node.as_ref().map(NodeId::as_str))
             .bind(correction.sandbox.as_ref().map(|id| id.as_str()))
             .bind(correction.generation.map(|number| to_i64(number.get())))
             .bind(&correction.reason);
-        execute(tx, "add a correction", statement).await?;
+        tx.execute("add a correction", statement).await?;
     }
-    let statement = sqlx::query(queries::CORRECTION_PRUNE).bind(i64::from(CORRECTIONS_MAX));
-    execute(tx, "forget old corrections", statement).await?;
+    let statement = query(queries::CORRECTION_PRUNE).bind(i64::from(CORRECTIONS_MAX));
+    tx.execute("forget old corrections", statement).await?;
     Ok(Reply::Unit)
 }
 
-fn node(row: &SqliteRow) -> Result<NodeRow> {
+fn node(row: &impl Columns) -> Result<NodeRow> {
     let id: &str = column(row, 0)?;
     let drain: Option<&str> = column(row, 4)?;
     let drain = drain.map(|name| {
@@ -136,7 +126,7 @@ fn node(row: &SqliteRow) -> Result<NodeRow> {
     })
 }
 
-fn correction(row: &SqliteRow) -> Result<Correction> {
+fn correction(row: &impl Columns) -> Result<Correction> {
     let kind: &str = column(row, 1)?;
     let generation: Option<i64> = column(row, 4)?;
     let node: Option<&str> = column(row, 2)?;
@@ -153,14 +143,14 @@ fn correction(row: &SqliteRow) -> Result<Correction> {
 }
 
 #[async_trait]
-impl NodeStore for SqliteStore {
+impl<R: Reader> NodeStore for SqlStore<R> {
     async fn node_join(&self, id: &NodeId, info: &NodeInfo, at: Timestamp) -> Result<NodeRow> {
         let write = NodeWrite::Join {
             id: id.clone(),
             info: Box::new(info.clone()),
             at,
         };
-        let row = self.write(Write::Node(write)).await?.into_node();
+        let row = self.writer.submit(Write::Node(write)).await?.into_node();
         row.ok_or_else(|| corrupt(NODES, id.as_str(), "it was not written".to_owned()))
     }
 
@@ -177,29 +167,29 @@ impl NodeStore for SqliteStore {
             at,
             events,
         };
-        Ok(self.write(Write::Node(write)).await?.into_count() > 0)
+        Ok(self.writer.submit(Write::Node(write)).await?.into_count() > 0)
     }
 
     async fn node_list(&self) -> Result<Vec<NodeRow>> {
-        let statement = sqlx::query(queries::NODE_LIST);
-        let rows = read::all(&self.readers, "list nodes", statement).await?;
+        let statement = query(queries::NODE_LIST);
+        let rows = self.readers.all("list nodes", statement).await?;
         rows.iter().map(node).collect()
     }
 
     async fn node_remove(&self, id: &NodeId, events: Vec<EventRow>) -> Result<bool> {
         let id = id.clone();
         let write = NodeWrite::Remove { id, events };
-        Ok(self.write(Write::Node(write)).await?.into_count() > 0)
+        Ok(self.writer.submit(Write::Node(write)).await?.into_count() > 0)
     }
 
     async fn correction_append(&self, corrections: Vec<Correction>) -> Result<()> {
         let write = Write::Node(NodeWrite::Correct(corrections));
-        self.write(write).await.map(Reply::into_unit)
+        self.writer.submit(write).await.map(Reply::into_unit)
     }
 
     async fn correction_list(&self, limit: u32) -> Result<Vec<Correction>> {
-        let statement = sqlx::query(queries::CORRECTION_LIST).bind(i64::from(limit));
-        let rows = read::all(&self.readers, "list corrections", statement).await?;
+        let statement = query(queries::CORRECTION_LIST).bind(i64::from(limit));
+        let rows = self.readers.all("list corrections", statement).await?;
         rows.iter().map(correction).collect()
     }
 }

@@ -2,12 +2,12 @@
 
 use async_trait::async_trait;
 use atoll_core::id::ServerId;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
-use super::SqliteStore;
-use super::apply::{Reply, Write, execute, fetch};
-use super::decode::{column, unsigned};
-use super::read;
+use super::SqlStore;
+use super::apply::{Reply, Write};
+use super::decode::unsigned;
+use super::dialect::{Columns, Lock, Reader, Tx, column, fetch, one};
+use super::statement::query;
 use crate::queries;
 use crate::row::{node_ids_from_json, node_ids_to_json, parse, to_i64};
 use crate::store::Result;
@@ -18,45 +18,45 @@ const LEASES: &str = "leases";
 
 /// One write about servers.
 #[derive(Debug)]
-pub(super) enum LeaseWrite {
+pub(crate) enum LeaseWrite {
     Beat(ServerRow),
     Remove { id: ServerId, beats: Option<u64> },
     Take { name: String, server: ServerId },
 }
 
 /// Carries out one write inside the caller's transaction.
-pub(super) async fn apply(tx: &mut SqliteConnection, write: &LeaseWrite) -> Result<Reply> {
+pub(super) async fn apply<T: Tx>(tx: &mut T, write: &LeaseWrite) -> Result<Reply> {
     match write {
         LeaseWrite::Beat(server) => {
-            let statement = sqlx::query(queries::SERVER_BEAT)
+            let statement = query(queries::SERVER_BEAT)
                 .bind(server.id.as_str())
                 .bind(&server.address)
                 .bind(&server.version)
                 .bind(node_ids_to_json(&server.silent));
-            execute(tx, "count a server's beat", statement).await?;
+            tx.execute("count a server's beat", statement).await?;
             Ok(Reply::Unit)
         }
         LeaseWrite::Remove { id, beats } => {
-            let statement = sqlx::query(queries::SERVER_REMOVE)
+            let statement = query(queries::SERVER_REMOVE)
                 .bind(id.as_str())
                 .bind(beats.map(to_i64));
-            let removed = execute(tx, "remove a server", statement).await?;
+            let removed = tx.execute("remove a server", statement).await?;
             Ok(Reply::Count(removed))
         }
         LeaseWrite::Take { name, server } => {
             let operation = "take a lease";
-            let take = sqlx::query(queries::LEASE_TAKE)
-                .bind(name)
-                .bind(server.as_str());
-            execute(tx, operation, take).await?;
-            let get = sqlx::query(queries::LEASE_GET).bind(name);
+            // So that whether its holder lives is looked at after whoever took it before is there.
+            tx.lock(Lock::Leases).await?;
+            let take = query(queries::LEASE_TAKE).bind(name).bind(server.as_str());
+            tx.execute(operation, take).await?;
+            let get = query(queries::LEASE_GET).bind(name);
             let row = fetch(tx, operation, get).await?;
             Ok(Reply::Lease(row.as_ref().map(lease).transpose()?))
         }
     }
 }
 
-fn lease(row: &SqliteRow) -> Result<Lease> {
+fn lease(row: &impl Columns) -> Result<Lease> {
     let holder: &str = column(row, 0)?;
     Ok(Lease {
         holder: parse(LEASES, holder, holder)?,
@@ -64,7 +64,7 @@ fn lease(row: &SqliteRow) -> Result<Lease> {
     })
 }
 
-fn server(row: &SqliteRow) -> Result<ServerRow> {
+fn server(row: &impl Columns) -> Result<ServerRow> {
     let id: &str = column(row, 0)?;
     Ok(ServerRow {
         id: parse(SERVERS, id, id)?,
@@ -76,27 +76,27 @@ fn server(row: &SqliteRow) -> Result<ServerRow> {
 }
 
 #[async_trait]
-impl LeaseStore for SqliteStore {
+impl<R: Reader> LeaseStore for SqlStore<R> {
     async fn server_beat(&self, server: &ServerRow) -> Result<()> {
         let write = Write::Lease(LeaseWrite::Beat(server.clone()));
-        self.write(write).await.map(Reply::into_unit)
+        self.writer.submit(write).await.map(Reply::into_unit)
     }
 
     async fn server_list(&self) -> Result<Vec<ServerRow>> {
-        let statement = sqlx::query(queries::SERVER_LIST);
-        let rows = read::all(&self.readers, "list servers", statement).await?;
+        let statement = query(queries::SERVER_LIST);
+        let rows = self.readers.all("list servers", statement).await?;
         rows.iter().map(server).collect()
     }
 
     async fn server_remove(&self, id: &ServerId, beats: Option<u64>) -> Result<bool> {
         let id = id.clone();
         let write = Write::Lease(LeaseWrite::Remove { id, beats });
-        Ok(self.write(write).await?.into_count() > 0)
+        Ok(self.writer.submit(write).await?.into_count() > 0)
     }
 
     async fn lease_get(&self, name: &str) -> Result<Option<Lease>> {
-        let statement = sqlx::query(queries::LEASE_GET).bind(name);
-        let row = read::one(&self.readers, "get a lease", statement).await?;
+        let statement = query(queries::LEASE_GET).bind(name);
+        let row = one(&self.readers, "get a lease", statement).await?;
         row.as_ref().map(lease).transpose()
     }
 
@@ -105,6 +105,6 @@ impl LeaseStore for SqliteStore {
             name: name.to_owned(),
             server: server.clone(),
         });
-        Ok(self.write(write).await?.into_lease())
+        Ok(self.writer.submit(write).await?.into_lease())
     }
 }

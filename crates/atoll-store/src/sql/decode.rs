@@ -12,39 +12,28 @@ use atoll_core::resources::Resources;
 use atoll_core::sandbox::{EndReason, Kept, Sandbox};
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 
+use super::dialect::{Columns, column};
 use crate::row::{
     config_from_json, corrupt, decision_from_json, desired_from_name, fields_from_json, parse,
     policy_from_json, reason_from_name, status_from_name,
 };
 use crate::store::{
-    AuditRow, Error, EventRow, KeyRow, Result, StoredEvent, TeamRow, TeamUsage, TemplateRow,
+    AuditRow, EventRow, KeyRow, Result, StoredEvent, TeamRow, TeamUsage, TemplateRow,
 };
 
-pub(super) fn column<'r, T>(row: &'r SqliteRow, index: usize) -> Result<T>
-where
-    T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
-{
-    row.try_get(index).map_err(|source| Error::Database {
-        operation: "read a column",
-        source,
-    })
-}
-
-pub(super) fn time(row: &SqliteRow, index: usize) -> Result<Timestamp> {
+pub(crate) fn time(row: &impl Columns, index: usize) -> Result<Timestamp> {
     column(row, index).map(Timestamp::from_micros)
 }
 
-pub(super) fn optional_time(row: &SqliteRow, index: usize) -> Result<Option<Timestamp>> {
+pub(crate) fn optional_time(row: &impl Columns, index: usize) -> Result<Option<Timestamp>> {
     let micros: Option<i64> = column(row, index)?;
     Ok(micros.map(Timestamp::from_micros))
 }
 
 /// A count that was written from an unsigned number.
-pub(super) fn unsigned<T: TryFrom<i64>>(
-    row: &SqliteRow,
+pub(crate) fn unsigned<T: TryFrom<i64>>(
+    row: &impl Columns,
     index: usize,
     table: &'static str,
     id: &str,
@@ -55,7 +44,7 @@ pub(super) fn unsigned<T: TryFrom<i64>>(
 
 /// A number that may be missing.
 fn optional<T: TryFrom<i64>>(
-    row: &SqliteRow,
+    row: &impl Columns,
     index: usize,
     table: &'static str,
     id: &str,
@@ -68,7 +57,12 @@ fn optional<T: TryFrom<i64>>(
 }
 
 /// An id that may be missing.
-fn optional_id<T>(row: &SqliteRow, index: usize, table: &'static str, id: &str) -> Result<Option<T>>
+fn optional_id<T>(
+    row: &impl Columns,
+    index: usize,
+    table: &'static str,
+    id: &str,
+) -> Result<Option<T>>
 where
     T: FromStr,
     T::Err: std::fmt::Display,
@@ -78,7 +72,7 @@ where
 }
 
 /// Reads the columns of `sandbox_columns!`, in their order.
-pub(super) fn sandbox(row: &SqliteRow) -> Result<Sandbox> {
+pub(crate) fn sandbox(row: &impl Columns) -> Result<Sandbox> {
     const TABLE: &str = "sandboxes";
     let id: &str = column(row, 0)?;
     let unknown = |what: &str, name: &str| corrupt(TABLE, id, format!("{what} `{name}`"));
@@ -130,7 +124,7 @@ pub(super) fn sandbox(row: &SqliteRow) -> Result<Sandbox> {
     })
 }
 
-pub(super) fn key(row: &SqliteRow) -> Result<KeyRow> {
+pub(crate) fn key(row: &impl Columns) -> Result<KeyRow> {
     const TABLE: &str = "api_keys";
     let id: &str = column(row, 0)?;
     let read_only: i64 = column(row, 6)?;
@@ -149,7 +143,7 @@ pub(super) fn key(row: &SqliteRow) -> Result<KeyRow> {
 }
 
 /// Reads the columns of `team_columns!`, in their order.
-pub(super) fn team(row: &SqliteRow) -> Result<TeamRow> {
+pub(crate) fn team(row: &impl Columns) -> Result<TeamRow> {
     const TABLE: &str = "teams";
     let id: &str = column(row, 0)?;
     let disabled: i64 = column(row, 3)?;
@@ -182,13 +176,13 @@ pub(super) fn team(row: &SqliteRow) -> Result<TeamRow> {
 
 /// A sum that is moved by differences. Below nothing there is nothing: a team must not become
 /// unreadable by it.
-fn sum(row: &SqliteRow, index: usize) -> Result<u64> {
+fn sum(row: &impl Columns, index: usize) -> Result<u64> {
     let number: i64 = column(row, index)?;
     Ok(u64::try_from(number).unwrap_or(0))
 }
 
 /// A rate in two columns; one alone is none.
-fn rate(row: &SqliteRow, index: usize, id: &str) -> Result<Option<Rate>> {
+fn rate(row: &impl Columns, index: usize, id: &str) -> Result<Option<Rate>> {
     const TABLE: &str = "teams";
     let number = |index| -> Result<Option<NonZeroU32>> {
         Ok(optional(row, index, TABLE, id)?.and_then(NonZeroU32::new))
@@ -198,7 +192,7 @@ fn rate(row: &SqliteRow, index: usize, id: &str) -> Result<Option<Rate>> {
 }
 
 /// Reads the place and the columns of `audit_columns!`, in their order.
-pub(super) fn audit(row: &SqliteRow) -> Result<AuditRow> {
+pub(crate) fn audit(row: &impl Columns) -> Result<AuditRow> {
     const TABLE: &str = "audit";
     let seq: i64 = column(row, 0)?;
     let id = seq.to_string();
@@ -218,7 +212,7 @@ pub(super) fn audit(row: &SqliteRow) -> Result<AuditRow> {
 }
 
 /// Reads the columns of the template listing; names come from a query of their own.
-pub(super) fn template(row: &SqliteRow) -> Result<TemplateRow> {
+pub(crate) fn template(row: &impl Columns) -> Result<TemplateRow> {
     const TABLE: &str = "templates";
     let id: &str = column(row, 0)?;
     let team: Option<&str> = column(row, 1)?;
@@ -249,7 +243,7 @@ pub(super) fn template(row: &SqliteRow) -> Result<TemplateRow> {
 }
 
 /// Reads the columns of `event_columns!`, in their order, and the decision behind them.
-pub(super) fn event(row: &SqliteRow) -> Result<StoredEvent> {
+pub(crate) fn event(row: &impl Columns) -> Result<StoredEvent> {
     const TABLE: &str = "events";
     let seq: i64 = column(row, 0)?;
     let id = seq.to_string();

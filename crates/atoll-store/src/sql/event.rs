@@ -2,71 +2,23 @@
 
 use atoll_core::event::{Cursor, EventKind, Subject};
 use atoll_core::time::Timestamp;
-use sqlx::query::Query;
-use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqlitePool};
-use sqlx::{AssertSqlSafe, Row as _};
 
-use super::apply::{Prune, execute};
-use super::read::{Clauses, all, one};
-use super::{batch, decode};
+use super::apply::Prune;
+use super::decode;
+use super::dialect::{Reader, Tx, column, fetch, one};
+use super::read::Clauses;
+use super::statement::{self, Statement, query};
 use crate::queries;
-use crate::row::{decision_to_json, fields_to_json, to_i64};
+use crate::row::to_i64;
 use crate::store::{
-    EVENTS_PER_SANDBOX, Error, EventFilter, EventGap, EventPage, EventQuery, EventRow, Result,
-    StoredEvent,
+    EVENTS_PER_SANDBOX, EventFilter, EventGap, EventPage, EventQuery, Result, StoredEvent,
 };
 
 /// Events that one page looks at, wanted or not: what bounds the time of a page of something rare.
 const SCAN_MAX: u64 = 50_000;
 
-type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
-
-/// Appends events in their order. Moves the head to the last of them.
-pub(super) async fn append(
-    tx: &mut SqliteConnection,
-    events: &[&EventRow],
-    head: &mut Cursor,
-) -> Result<()> {
-    for (text, piece) in batch::pieces(&batch::EVENTS, events) {
-        let mut statement = sqlx::query(text);
-        for event in piece {
-            statement = statement
-                .bind(event.subject.sandbox().map(|id| id.as_str()))
-                .bind(event.subject.node().map(|id| id.as_str()))
-                .bind(event.team.as_ref().map(|id| id.as_str()))
-                .bind(event.at.as_micros())
-                .bind(event.kind.as_str())
-                .bind(event.level.as_str())
-                .bind(event.message.as_str())
-                .bind(fields_to_json(&event.fields))
-                .bind(event.decision.as_deref().map(decision_to_json));
-        }
-        let done = statement
-            .execute(&mut *tx)
-            .await
-            .map_err(|source| Error::Database {
-                operation: "append events",
-                source,
-            })?;
-        *head = cursor(done.last_insert_rowid());
-    }
-    Ok(())
-}
-
 fn cursor(number: i64) -> Cursor {
     Cursor::new(u64::try_from(number).unwrap_or(0))
-}
-
-/// The newest cursor that was ever given out.
-pub(super) async fn head(connection: &mut SqliteConnection) -> Result<Cursor> {
-    sqlx::query_scalar(queries::EVENT_HEAD)
-        .fetch_one(connection)
-        .await
-        .map(cursor)
-        .map_err(|source| Error::Database {
-            operation: "find the newest event",
-            source,
-        })
 }
 
 /// Appends what restricts events to a subject.
@@ -86,7 +38,7 @@ fn bind_subject<'q>(statement: Statement<'q>, subject: &'q Subject) -> Statement
     }
 }
 
-fn list_text(filter: &EventFilter) -> String {
+fn list_text(filter: &EventFilter, like: &str) -> String {
     let mut clauses = Clauses::new(queries::EVENT_LIST, 0);
     push_subject(&mut clauses, &filter.subject);
     if filter.start.is_some() {
@@ -100,7 +52,9 @@ fn list_text(filter: &EventFilter) -> String {
         clauses.push_list(" AND level IN (", filter.levels.len());
     }
     if filter.search.is_some() {
-        clauses.push(" AND message LIKE ");
+        clauses.text.push_str(" AND message ");
+        clauses.text.push_str(like);
+        clauses.push(" ");
         clauses.text.push_str(" ESCAPE '\\'");
     }
     clauses.push(if filter.is_ascending {
@@ -111,8 +65,8 @@ fn list_text(filter: &EventFilter) -> String {
     clauses.text
 }
 
-pub(super) async fn list(pool: &SqlitePool, filter: &EventFilter) -> Result<Vec<StoredEvent>> {
-    let mut statement = sqlx::query(AssertSqlSafe(list_text(filter)));
+pub(super) async fn list<R: Reader>(reader: &R, filter: &EventFilter) -> Result<Vec<StoredEvent>> {
+    let mut statement = query(list_text(filter, R::TEXTS.like));
     statement = bind_subject(statement, &filter.subject);
     if let Some(start) = filter.start {
         statement = statement.bind(start.as_micros());
@@ -123,7 +77,9 @@ pub(super) async fn list(pool: &SqlitePool, filter: &EventFilter) -> Result<Vec<
     if let Some(search) = &filter.search {
         statement = statement.bind(pattern(search));
     }
-    let rows = all(pool, "list events", statement.bind(i64::from(filter.limit))).await?;
+    let rows = reader
+        .all("list events", statement.bind(i64::from(filter.limit)))
+        .await?;
     rows.iter().map(decode::event).collect()
 }
 
@@ -182,8 +138,8 @@ fn bind_walk<'q>(
 }
 
 /// A page by cursors in either direction, after leaving out some.
-pub(super) async fn page(
-    pool: &SqlitePool,
+pub(super) async fn page<R: Reader>(
+    reader: &R,
     query: &EventQuery,
     is_ascending: bool,
     (offset, limit): (u32, u32),
@@ -195,17 +151,17 @@ pub(super) async fn page(
         " ORDER BY seq DESC LIMIT "
     });
     clauses.push(" OFFSET ");
-    let statement = sqlx::query(AssertSqlSafe(clauses.text));
+    let statement = statement::query(clauses.text);
     let statement = bind_walk(statement, query, Cursor::START, i64::MAX)
         .bind(i64::from(limit))
         .bind(i64::from(offset));
-    let rows = all(pool, "page events", statement).await?;
+    let rows = reader.all("page events", statement).await?;
     rows.iter().map(decode::event).collect()
 }
 
 /// The next events after a cursor, up to `head`, which can be read already.
-pub(super) async fn list_after(
-    pool: &SqlitePool,
+pub(super) async fn list_after<R: Reader>(
+    reader: &R,
     after: Cursor,
     head: Cursor,
     query: &EventQuery,
@@ -220,9 +176,11 @@ pub(super) async fn list_after(
     }
     let mut clauses = walk_clauses(query);
     clauses.push(" ORDER BY seq LIMIT ");
-    let statement = sqlx::query(AssertSqlSafe(clauses.text));
+    let statement = statement::query(clauses.text);
     let statement = bind_walk(statement, query, after, to_i64(last));
-    let rows = all(pool, "read events", statement.bind(i64::from(limit))).await?;
+    let rows = reader
+        .all("read events", statement.bind(i64::from(limit)))
+        .await?;
     let events: Vec<_> = rows.iter().map(decode::event).collect::<Result<_>>()?;
     let is_full = events.len() as u64 >= u64::from(limit);
     let next = match events.last() {
@@ -232,72 +190,73 @@ pub(super) async fn list_after(
     Ok(EventPage { events, next })
 }
 
-pub(super) async fn gap(pool: &SqlitePool, after: Cursor) -> Result<Option<EventGap>> {
+pub(super) async fn gap<R: Reader>(reader: &R, after: Cursor) -> Result<Option<EventGap>> {
     let operation = "look for pruned events";
-    let through = number(pool, operation, sqlx::query(queries::EVENT_PRUNED_GET)).await?;
+    let through = number(reader, operation, query(queries::EVENT_PRUNED_GET)).await?;
     if through <= after.get() {
         return Ok(None);
     }
-    let left = sqlx::query(queries::EVENT_COUNT_BETWEEN)
+    let left = query(queries::EVENT_COUNT_BETWEEN)
         .bind(to_i64(after.get()))
         .bind(to_i64(through));
-    let left = number(pool, operation, left).await?;
+    let left = number(reader, operation, left).await?;
     Ok(Some(EventGap {
         through: Cursor::new(through),
         missed: (through - after.get()).saturating_sub(left),
     }))
 }
 
-async fn number(
-    pool: &SqlitePool,
+async fn number<R: Reader>(
+    reader: &R,
     operation: &'static str,
     statement: Statement<'_>,
 ) -> Result<u64> {
-    let Some(row) = one(pool, operation, statement).await? else {
+    let Some(row) = one(reader, operation, statement).await? else {
         return Ok(0);
     };
-    let number: i64 = row
-        .try_get(0)
-        .map_err(|source| Error::Database { operation, source })?;
+    let number: i64 = column(&row, 0)?;
     Ok(u64::try_from(number).unwrap_or(0))
 }
 
-pub(super) async fn cursor_get(pool: &SqlitePool, name: &str) -> Result<Option<Cursor>> {
+pub(super) async fn cursor_get<R: Reader>(reader: &R, name: &str) -> Result<Option<Cursor>> {
     let operation = "find a subscriber's cursor";
-    let statement = sqlx::query(queries::EVENT_CURSOR_GET).bind(name);
-    let Some(row) = one(pool, operation, statement).await? else {
+    let statement = query(queries::EVENT_CURSOR_GET).bind(name);
+    let Some(row) = one(reader, operation, statement).await? else {
         return Ok(None);
     };
-    let number = row
-        .try_get(0)
-        .map_err(|source| Error::Database { operation, source })?;
-    Ok(Some(cursor(number)))
+    Ok(Some(cursor(column(&row, 0)?)))
 }
 
-pub(super) async fn cursor_set(
-    tx: &mut SqliteConnection,
+pub(super) async fn cursor_set<T: Tx>(
+    tx: &mut T,
     name: &str,
     cursor: Cursor,
     at: Timestamp,
 ) -> Result<()> {
-    let statement = sqlx::query(queries::EVENT_CURSOR_SET)
+    let statement = query(queries::EVENT_CURSOR_SET)
         .bind(name)
         .bind(to_i64(cursor.get()))
         .bind(at.as_micros());
-    execute(tx, "keep a subscriber's cursor", statement).await?;
+    tx.execute("keep a subscriber's cursor", statement).await?;
     Ok(())
 }
 
+async fn scalar<T: Tx>(
+    tx: &mut T,
+    operation: &'static str,
+    statement: Statement<'_>,
+) -> Result<i64> {
+    let row = fetch(tx, operation, statement).await?;
+    row.as_ref().map_or(Ok(0), |row| column(row, 0))
+}
+
 /// Removes the events of one sandbox. Answers the highest cursor among them.
-pub(super) async fn forget_sandbox(tx: &mut SqliteConnection, id: &str) -> Result<i64> {
+pub(super) async fn forget_sandbox<T: Tx>(tx: &mut T, id: &str) -> Result<i64> {
     let operation = "prune events";
-    let failed = |source| Error::Database { operation, source };
-    let newest = sqlx::query_scalar(queries::EVENTS_NEWEST_OF)
-        .bind(id)
-        .fetch_one(&mut *tx)
-        .await
-        .map_err(failed)?;
-    execute(tx, operation, sqlx::query(queries::EVENTS_DELETE).bind(id)).await?;
+    let newest = query(queries::EVENTS_NEWEST_OF).bind(id);
+    let newest = scalar(tx, operation, newest).await?;
+    tx.execute(operation, query(queries::EVENTS_DELETE).bind(id))
+        .await?;
     Ok(newest)
 }
 
@@ -308,16 +267,19 @@ fn most(prune: &Prune) -> i64 {
 
 /// Removes old events that belong to no sandbox. Answers the highest cursor among them, and
 /// whether there are more.
-pub(super) async fn forget_others(tx: &mut SqliteConnection, prune: &Prune) -> Result<(i64, bool)> {
+pub(super) async fn forget_others<T: Tx>(tx: &mut T, prune: &Prune) -> Result<(i64, bool)> {
     let operation = "prune events";
-    let old: Vec<i64> = sqlx::query_scalar(queries::EVENTS_OF_NO_SANDBOX)
+    let old = query(queries::EVENTS_OF_NO_SANDBOX)
         .bind(prune.before.as_micros())
-        .bind(most(prune))
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(|source| Error::Database { operation, source })?;
+        .bind(most(prune));
+    let old = tx.fetch_all(operation, old).await?;
+    let old: Vec<i64> = old
+        .iter()
+        .map(|row| column(row, 0))
+        .collect::<Result<_>>()?;
     for seq in &old {
-        execute(tx, operation, sqlx::query(queries::EVENT_DELETE).bind(seq)).await?;
+        tx.execute(operation, query(queries::EVENT_DELETE).bind(*seq))
+            .await?;
     }
     let is_more = i64::try_from(old.len()).unwrap_or(i64::MAX) >= most(prune);
     Ok((old.into_iter().max().unwrap_or(0), is_more))
@@ -325,25 +287,23 @@ pub(super) async fn forget_others(tx: &mut SqliteConnection, prune: &Prune) -> R
 
 /// Removes events that are too many. Answers the highest cursor among them, and whether there are
 /// more.
-pub(super) async fn forget_oldest(tx: &mut SqliteConnection, prune: &Prune) -> Result<(i64, bool)> {
+pub(super) async fn forget_oldest<T: Tx>(tx: &mut T, prune: &Prune) -> Result<(i64, bool)> {
     let operation = "prune events";
-    let through: i64 = sqlx::query_scalar(queries::EVENTS_OLDEST)
+    let oldest = query(queries::EVENTS_OLDEST)
         .bind(to_i64(prune.through.get()))
-        .bind(most(prune))
-        .fetch_one(&mut *tx)
-        .await
-        .map_err(|source| Error::Database { operation, source })?;
+        .bind(most(prune));
+    let through = scalar(tx, operation, oldest).await?;
     if through == 0 {
         return Ok((0, false));
     }
-    let statement = sqlx::query(queries::EVENTS_DELETE_THROUGH).bind(through);
-    let removed = execute(tx, operation, statement).await?;
+    let statement = query(queries::EVENTS_DELETE_THROUGH).bind(through);
+    let removed = tx.execute(operation, statement).await?;
     Ok((through, to_i64(removed) >= most(prune)))
 }
 
 /// Keeps in mind up to where events were pruned.
-pub(super) async fn mark_pruned(tx: &mut SqliteConnection, through: i64) -> Result<()> {
-    let statement = sqlx::query(queries::EVENT_PRUNED_SET).bind(through);
-    execute(tx, "prune events", statement).await?;
+pub(super) async fn mark_pruned<T: Tx>(tx: &mut T, through: i64) -> Result<()> {
+    let statement = query(queries::EVENT_PRUNED_SET).bind(through);
+    tx.execute("prune events", statement).await?;
     Ok(())
 }
