@@ -21,12 +21,20 @@ use crate::postgres::DatabaseUrl;
 const SCRIPT: &str = r#"
 set -u
 trap '' PIPE
-as() { if [ -n "$4" ]; then shift 4; exec setpriv --reuid="$user" --regid="$user" --clear-groups "$@"; else shift 4; exec "$@"; fi; }
-user="$4"; bin="$1"; dir="$2"; sync="$3"
+bin="$1"; dir="$2"; sync="$3"; user="$4"
+as() {
+  if [ -n "$user" ]; then exec setpriv --reuid="$user" --regid="$user" --clear-groups "$@"; fi
+  exec "$@"
+}
 [ -n "$user" ] && chown "$user" "$dir"
-(as "$1" "$2" "$3" "$4" "$bin/initdb" -D "$dir/data" -U atoll -A trust -E UTF8 --locale=C --no-sync >"$dir/initdb.log" 2>&1) || { cat "$dir/initdb.log"; rm -rf "$dir"; exit 1; }
+if ! (as "$bin/initdb" -D "$dir/data" -U atoll -A trust -E UTF8 --locale=C --no-sync) \
+  >"$dir/initdb.log" 2>&1
+then
+  cat "$dir/initdb.log"; rm -rf "$dir"; exit 1
+fi
 start() {
-  (as "$1" "$2" "$3" "$4" "$bin/postgres" -D "$dir/data" -k "$dir" -c listen_addresses= -c fsync="$sync" -c max_connections=200 -c shared_buffers=64MB -c deadlock_timeout=100ms >>"$dir/log" 2>&1) &
+  (as "$bin/postgres" -D "$dir/data" -k "$dir" -c listen_addresses= -c fsync="$sync" \
+    -c max_connections=200 -c shared_buffers=64MB -c deadlock_timeout=100ms) >>"$dir/log" 2>&1 &
   server=$!
   tries=0
   until "$bin/pg_isready" -q -h "$dir" -U atoll -d postgres; do
@@ -35,15 +43,18 @@ start() {
   done
   echo ready
 }
-start "$@"
+end() {
+  kill -QUIT "$(head -n 1 "$dir/data/postmaster.pid")" 2>/dev/null
+  wait "$server"
+}
+start
 while read -r order; do
   case "$order" in
-    crash) kill -QUIT "$(head -n 1 "$dir/data/postmaster.pid")"; wait "$server" ;;
-    start) start "$@" ;;
+    crash) end ;;
+    start) start ;;
   esac
 done
-kill -QUIT "$(head -n 1 "$dir/data/postmaster.pid")" 2>/dev/null
-wait "$server"
+end
 rm -rf "$dir"
 "#;
 
