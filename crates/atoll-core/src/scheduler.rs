@@ -13,20 +13,28 @@
 //! ([`lanes`]), and its leaves and what is known of it are in one piece.
 //!
 //! A changed node waits in a short list ([`change`]) until the next decision, which looks at it
-//! once for every class; if sixteen wait, whoever changes one more does it. So a decision costs
-//! O(16 changes * classes + log n) at most, whatever was asked before; never O(n). The one walk
-//! over the fleet is the making of a class. The least used class is dropped when there are too
-//! many.
+//! once for every class; if sixteen wait, whoever changes one more does it.
 //!
-//! What only a few nodes have (a snapshot, a rarely used template, the node of a given sandbox) is
-//! no part of a class: those few nodes are looked at one by one, beside what the class answers.
+//! A class is not made at once: each request of its kind looks at one chunk of 256 nodes that it
+//! has not seen, and takes the best of what it knows. So a decision looks at [`LOOKS_MAX`] nodes at
+//! most, whatever was asked before, how many kinds of requests there are and however large the
+//! fleet is; but who asks for something new of which nothing fits in those chunks goes on until it
+//! does, once. The least used class is dropped when there are too many.
+//!
+//! [`LOOKS_MAX`]: decide::LOOKS_MAX
+//!
+//! What only a few nodes have is no part of a class: a snapshot, a rarely used template and the
+//! node of a given sandbox are looked at one by one, beside what the class answers, and the nodes
+//! of a group to be apart from are hidden from it meanwhile. Nor are preferences that a class does
+//! not know of: they leave its order as it is.
 //!
 //! # Exactness
 //!
 //! A request is refused if and only if no node fits, and the chosen node's score is the highest
 //! there is minus at most the policy's `tolerance` (best of K and random aside, which choose among
-//! nodes that fit by definition of the strategy). [`oracle`] says the same by walking all nodes;
-//! the tests hold one against the other.
+//! nodes that fit by definition of the strategy). As long as a class has not seen all nodes, it is
+//! the highest of those it has, and the decision says how many it has not. [`oracle`] says the same
+//! by walking all nodes; the tests hold one against the other.
 
 pub mod amount;
 pub mod artifact;
@@ -34,7 +42,7 @@ mod bank;
 mod change;
 mod class;
 pub mod constraint;
-mod decide;
+pub mod decide;
 pub mod decision;
 pub mod fleet;
 pub mod forecast;

@@ -2,10 +2,10 @@
 
 use super::amount::Amount;
 use super::constraint::{Constraint, Counts};
-use super::lanes::{FITS, LANES, Offer, VERDICT_FITS, Wants, leaf};
+use super::lanes::{LANES, Offer, VERDICT_FITS, Wants, leaf};
 use super::request::Sparing;
 use super::score::Mix;
-use super::tree::{Tree, Trees};
+use super::tree::{CHUNK, Tree, Trees};
 
 /// A verdict: there is no node, or it is in another zone, or there is no class.
 pub(super) const VERDICT_ELSEWHERE: u8 = u8::MAX - 1;
@@ -19,6 +19,40 @@ pub(super) struct Bank {
     known: Vec<Known>,
     trees: Trees,
     tallies: Vec<Tally>,
+    making: [Making; LANES],
+    /// The lanes that have not seen all nodes yet, as bits.
+    partial: u16,
+}
+
+/// How far a class has been made: the chunks of slots that it has seen, of those that there were
+/// when it was begun. Later ones are told as changes.
+#[derive(Debug, Clone, Copy)]
+struct Making {
+    first: u32,
+    chunks: u32,
+    seen: u32,
+}
+
+impl Making {
+    const DONE: Self = Self {
+        first: 0,
+        chunks: 1,
+        seen: 1,
+    };
+
+    const fn has_seen(&self, slot: u32) -> bool {
+        let chunk = slot / CHUNK;
+        chunk >= self.chunks || (chunk + self.chunks - self.first) % self.chunks < self.seen
+    }
+
+    /// The next chunk.
+    const fn next(&mut self) -> Option<u32> {
+        if self.seen == self.chunks {
+            return None;
+        }
+        self.seen += 1;
+        Some((self.first + self.seen - 1) % self.chunks)
+    }
 }
 
 /// What the classes know of a node.
@@ -126,6 +160,8 @@ impl Bank {
             known: vec![Known::NONE; slots],
             trees: Trees::new(slots),
             tallies: Vec::new(),
+            making: [Making::DONE; LANES],
+            partial: 0,
         }
     }
 
@@ -137,16 +173,25 @@ impl Bank {
         }
     }
 
-    /// Puts a class into a lane that has one, or into the next. [`Bank::fill`] tells it of the
-    /// nodes.
-    pub(super) fn put(
+    /// Puts a class into a lane that has one, or into the next. [`Bank::step`] tells it of the
+    /// nodes, beginning at a chunk that `seed` decides: not all classes know the same nodes first.
+    pub(super) fn begin(
         &mut self,
         lane: usize,
-        amount: Amount,
-        mix: &Mix,
-        sparing: Sparing,
+        (amount, mix, sparing): (Amount, &Mix, Sparing),
         tally: Tally,
+        seed: u64,
     ) {
+        let slots = u32::try_from(self.known.len()).unwrap_or(u32::MAX);
+        let chunks = slots.div_ceil(CHUNK).max(1);
+        let first = u32::try_from(seed % u64::from(chunks)).unwrap_or(0);
+        self.making[lane] = Making {
+            first,
+            chunks,
+            seen: 0,
+        };
+        self.partial |= 1 << lane;
+        self.trees.begin(lane);
         self.wants.set(lane, amount, mix);
         self.sparing[lane] = sparing.index();
         match self.tallies.get_mut(lane) {
@@ -155,15 +200,24 @@ impl Bank {
         }
     }
 
-    /// Works out one lane for all slots.
-    pub(super) fn fill(
+    /// Works out one lane for its next chunk of slots; answers for how many, none if there is no
+    /// more.
+    pub(super) fn step(
         &mut self,
         lane: usize,
         wants: &Wants<1>,
         mut of: impl FnMut(u32) -> (Seldom, Option<Offer>, u8),
-    ) {
-        let mut leaves = vec![0.0; self.known.len()];
-        for ((slot, known), number) in (0..).zip(&mut self.known).zip(&mut leaves) {
+    ) -> Option<u32> {
+        let chunk = self.making[lane].next()?;
+        let making = self.making[lane];
+        if making.seen == making.chunks {
+            self.partial &= !(1 << lane);
+        }
+        let mut leaves = [0.0; CHUNK as usize];
+        let begin = chunk as usize * leaves.len();
+        let known = self.known.iter_mut().skip(begin);
+        let mut count = 0;
+        for ((slot, known), number) in (chunk * CHUNK..).zip(known).zip(&mut leaves) {
             let (seldom, offer, live) = of(slot);
             let (verdict, value) = match &offer {
                 Some(offer) => judge(wants, offer, &[live], &[seldom.fixed], &[seldom.ready]),
@@ -174,8 +228,41 @@ impl Bank {
             known.verdict[lane] = verdict[0];
             self.tallies[lane].note(slot, VERDICT_ELSEWHERE, verdict[0]);
             *number = value[0];
+            count += 1;
         }
-        self.trees.replace(lane, &leaves);
+        self.trees.fill(lane, chunk as usize, &leaves);
+        Some(count)
+    }
+
+    /// The lanes that have not seen a slot, as bits.
+    fn blind(&self, slot: u32) -> u16 {
+        let mut open = self.partial;
+        let mut blind = 0;
+        while open != 0 {
+            let lane = open.trailing_zeros();
+            open &= open - 1;
+            if !self.making[lane as usize % LANES].has_seen(slot) {
+                blind |= 1 << lane;
+            }
+        }
+        blind
+    }
+
+    /// Hides a slot from one lane's searches; answers what to put back.
+    pub(super) fn hide(&mut self, lane: usize, slot: u32) -> Option<f32> {
+        if !self.lane(lane).has_seen(slot) {
+            return None;
+        }
+        let value = self.trees.get(lane, slot);
+        (value > 0.0).then(|| {
+            self.trees.set_one(lane, slot, 0.0);
+            value
+        })
+    }
+
+    /// Puts back what was hidden.
+    pub(super) fn show(&mut self, lane: usize, slot: u32, value: f32) {
+        self.trees.set_one(lane, slot, value);
     }
 
     pub(super) fn set_seldom(&mut self, lane: usize, slot: u32, seldom: Seldom) {
@@ -186,12 +273,18 @@ impl Bank {
 
     /// Judges a slot anew. `live` is what the node falls to for the time being, by what is spared.
     pub(super) fn look(&mut self, slot: u32, offer: &Offer, live: &[u8; 3]) {
+        let blind = self.blind(slot);
         let known = &mut self.known[slot as usize];
         let live = match live {
             [VERDICT_FITS, VERDICT_FITS, VERDICT_FITS] => [VERDICT_FITS; LANES],
             _ => self.sparing.map(|step| live[step]),
         };
-        let (verdict, leaves) = judge(&self.wants, offer, &live, &known.fixed, &known.ready);
+        let (mut verdict, leaves) = judge(&self.wants, offer, &live, &known.fixed, &known.ready);
+        if blind != 0 {
+            for lane in (0..LANES).filter(|lane| blind >> lane & 1 == 1) {
+                verdict[lane] = known.verdict[lane];
+            }
+        }
         if verdict != known.verdict {
             let before = std::mem::replace(&mut known.verdict, verdict);
             let lanes = before.into_iter().zip(verdict).zip(&mut self.tallies);
@@ -199,7 +292,7 @@ impl Bank {
                 tally.note(slot, before, now);
             }
         }
-        self.trees.set(slot, &leaves, self.tallies.len());
+        self.trees.set(slot, &leaves, self.tallies.len(), blind);
     }
 
     pub(super) const fn lane(&self, lane: usize) -> Lane<'_> {
@@ -274,16 +367,38 @@ impl<'a> Lane<'a> {
         self.tally().fitting
     }
 
+    /// Whether not all nodes have been looked at for it.
+    pub(super) const fn is_partial(self) -> bool {
+        self.bank.partial >> self.lane & 1 == 1
+    }
+
+    /// Whether a slot counts in what it knows.
+    fn has_seen(self, slot: u32) -> bool {
+        (slot as usize) < self.bank.known.len() && self.bank.making[self.lane].has_seen(slot)
+    }
+
     /// Whether a node fits.
     pub(super) fn fits(self, slot: u32) -> bool {
-        self.tree().get(slot) >= FITS
+        self.verdict(slot) == VERDICT_FITS
     }
 
     /// What a node falls to; none if it fits, or there is none.
     pub(super) fn fallen(self, slot: u32) -> Option<Constraint> {
-        let known = self.bank.known.get(slot as usize)?;
-        let verdict = known.verdict[self.lane];
-        Constraint::ALL.get(usize::from(verdict)).copied()
+        Constraint::ALL
+            .get(usize::from(self.verdict(slot)))
+            .copied()
+    }
+
+    fn verdict(self, slot: u32) -> u8 {
+        if !self.has_seen(slot) {
+            return VERDICT_ELSEWHERE;
+        }
+        self.bank.known[slot as usize].verdict[self.lane]
+    }
+
+    /// Whether nothing that changes seldom speaks against a node.
+    pub(super) fn is_open(self, slot: u32) -> bool {
+        self.has_seen(slot) && self.bank.known[slot as usize].fixed[self.lane] == VERDICT_FITS
     }
 
     /// The nodes that fit, in no order, if the class draws from them.

@@ -2,7 +2,7 @@
 
 /// Changes that wait, at most, before whoever makes one more looks at them: what a decision may
 /// find to be done is bounded by this.
-const WAITING_MAX: usize = 16;
+pub(super) const WAITING_MAX: usize = 16;
 
 /// What changed about a node, beside its amounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

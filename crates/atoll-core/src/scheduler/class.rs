@@ -15,7 +15,8 @@ use super::score::Mix;
 use super::table::Table;
 
 /// What requests of one class have in common. What is asked of nodes is compared by names, since
-/// numbers may be given to other names; the artifacts' numbers are in use as long as the class is.
+/// numbers may be given to other names; the numbers of artifacts and groups are in use as long as
+/// the class is.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Kind<'a> {
     pub(super) view: View<'a>,
@@ -48,8 +49,9 @@ impl Kind<'_> {
         (view.amount, view.mix, view.sparing).hash(&mut hasher);
         (self.zone, self.is_sampled).hash(&mut hasher);
         for constraints in view.constraints.into_iter().filter(|c| !c.is_empty()) {
-            constraints.hash(&mut hasher);
+            constraints.hash_but_groups(&mut hasher);
         }
+        view.apart.hash(&mut hasher);
         if !view.located.is_empty() {
             view.located.hash(&mut hasher);
         }
@@ -66,15 +68,17 @@ impl Class {
             && self.zone == kind.zone
             && self.is_sampled == kind.is_sampled
             && self.located == *view.located
-            && self.constraints[0] == *view.constraints[0]
-            && self.constraints[1] == *view.constraints[1]
+            && self.apart == view.apart
+            && self.constraints[0].is_same_but_groups(view.constraints[0])
+            && self.constraints[1].is_same_but_groups(view.constraints[1])
     }
 
     fn new(kind: &Kind<'_>, hash: u64, table: &mut Table) -> Self {
         let view = &kind.view;
         let both = view.constraints.into_iter();
-        let apart = both.clone().flat_map(|c| &c.apart_from);
-        let apart = apart.map(|group| table.groups.retain(group)).collect();
+        for group in view.apart {
+            table.groups.reuse(*group);
+        }
         let present = both.flat_map(|c| &c.present);
         let present = present.map(|artifact| table.artifacts.retain(artifact));
         let present = present.collect();
@@ -89,9 +93,9 @@ impl Class {
             amount: view.amount,
             mix: view.mix,
             sparing: view.sparing,
-            constraints: view.constraints.map(Clone::clone),
+            constraints: view.constraints.map(Constraints::without_groups),
             present,
-            apart,
+            apart: view.apart.to_vec(),
             located: view.located.clone(),
             zone: kind.zone,
             is_sampled: kind.is_sampled,
@@ -173,6 +177,10 @@ pub(super) struct Classes {
     max: usize,
     /// How many were made, for those who watch.
     made: u64,
+    /// Nodes that were looked at, for those who watch.
+    looks: u64,
+    /// What is hidden from the class that is asked.
+    hidden: Vec<(u32, f32)>,
 }
 
 impl Classes {
@@ -184,11 +192,13 @@ impl Classes {
             asked: 0,
             max: max.max(1),
             made: 0,
+            looks: 0,
+            hidden: Vec::new(),
         }
     }
 
-    /// The class of that kind. All are to be up to date.
-    pub(super) fn ask(&mut self, kind: &Kind<'_>, table: &mut Table) -> Lane<'_> {
+    /// The class of that kind; all are to be up to date. A new one knows of no nodes yet.
+    pub(super) fn ask(&mut self, kind: &Kind<'_>, table: &mut Table) -> usize {
         self.asked += 1;
         let hash = kind.hash();
         let known = self.by_hash.get(&hash).and_then(|places| {
@@ -197,10 +207,10 @@ impl Classes {
         });
         let at = known.unwrap_or_else(|| self.make(kind, hash, table));
         self.all[at].used_at = self.asked;
-        self.lane(at)
+        at
     }
 
-    fn lane(&self, at: usize) -> Lane<'_> {
+    pub(super) fn lane(&self, at: usize) -> Lane<'_> {
         self.banks[at / LANES].lane(at % LANES)
     }
 
@@ -218,7 +228,11 @@ impl Classes {
         if at / LANES == self.banks.len() {
             self.banks.push(Bank::new(table.len()));
         }
-        self.fill(at, table);
+        let (class, bank) = (&self.all[at], &mut self.banks[at / LANES]);
+        bank.grow(table.len());
+        let tally = Tally::new(class.is_sampled);
+        let wanted = (class.amount, &class.mix, class.sparing);
+        bank.begin(at % LANES, wanted, tally, self.made);
         at
     }
 
@@ -238,15 +252,15 @@ impl Classes {
         at
     }
 
-    /// Looks at every node for one class.
-    fn fill(&mut self, at: usize, table: &Table) {
+    /// Looks at some more nodes for a class that has not seen all; answers whether there were any.
+    pub(super) fn step(&mut self, at: usize, table: &Table) -> bool {
         let (class, lane) = (&self.all[at], at % LANES);
         let bank = &mut self.banks[at / LANES];
-        bank.grow(table.len());
-        let tally = Tally::new(class.is_sampled);
-        bank.put(lane, class.amount, &class.mix, class.sparing, tally);
+        if !bank.lane(lane).is_partial() {
+            return false;
+        }
         let wants = Wants::one(class.amount, &class.mix);
-        bank.fill(lane, &wants, |slot| {
+        let looked = bank.step(lane, &wants, |slot| {
             let seldom = class.seldom(table, slot);
             if seldom.fixed == VERDICT_FITS {
                 let offer = Offer::of(table.row(slot), table.blend);
@@ -255,6 +269,31 @@ impl Classes {
                 (seldom, None, VERDICT_FITS)
             }
         });
+        self.looks += u64::from(looked.unwrap_or(0));
+        looked.is_some()
+    }
+
+    /// Hides slots from searches in a class, until [`Self::show`].
+    pub(super) fn hide(&mut self, at: usize, slots: &[u32]) {
+        let bank = &mut self.banks[at / LANES];
+        for slot in slots {
+            if let Some(value) = bank.hide(at % LANES, *slot) {
+                self.hidden.push((*slot, value));
+            }
+        }
+    }
+
+    /// Puts back what was hidden from a class.
+    pub(super) fn show(&mut self, at: usize) {
+        let bank = &mut self.banks[at / LANES];
+        for (slot, value) in self.hidden.drain(..) {
+            bank.show(at % LANES, slot, value);
+        }
+    }
+
+    /// Nodes that were looked at, ever.
+    pub(super) const fn looks(&self) -> u64 {
+        self.looks
     }
 
     pub(super) const fn made(&self) -> u64 {
@@ -271,6 +310,7 @@ impl Classes {
             if self.all.is_empty() {
                 continue;
             }
+            self.looks += 1;
             if what != What::AMOUNTS {
                 self.look_closely(table, slot, what);
             }
@@ -302,11 +342,24 @@ impl Classes {
         all.map(|at| self.lane(at).knowledge()).collect()
     }
 
+    /// Looks at all that the classes have not seen.
+    #[cfg(test)]
+    pub(super) fn complete(&mut self, table: &Table) {
+        for at in 0..self.all.len() {
+            while self.step(at, table) {}
+        }
+    }
+
     /// Makes each class anew.
     #[cfg(test)]
     pub(super) fn rebuild(&mut self, table: &Table) {
         for at in 0..self.all.len() {
-            self.fill(at, table);
+            let (class, bank) = (&self.all[at], &mut self.banks[at / LANES]);
+            bank.grow(table.len());
+            let tally = Tally::new(class.is_sampled);
+            let wanted = (class.amount, &class.mix, class.sparing);
+            bank.begin(at % LANES, wanted, tally, 0);
+            while self.step(at, table) {}
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a node must fulfil, and what it fell to if it does not.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use super::artifact::Artifact;
 use crate::node::NodeState;
@@ -348,5 +349,38 @@ impl Constraints {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// The same without the groups to be apart from.
+    pub(super) fn without_groups(&self) -> Self {
+        Self {
+            apart_from: Vec::new(),
+            ..self.clone()
+        }
+    }
+
+    /// Whether the same is asked for, whatever groups are to be apart from.
+    pub(super) fn is_same_but_groups(&self, other: &Self) -> bool {
+        self.but_groups() == other.but_groups()
+    }
+
+    /// Takes that into a hash.
+    pub(super) fn hash_but_groups(&self, hasher: &mut impl Hasher) {
+        self.but_groups().hash(hasher);
+    }
+
+    fn but_groups(&self) -> impl Hash + PartialEq + '_ {
+        let Self {
+            labels,
+            tags,
+            architecture,
+            cpu_features,
+            driver,
+            present,
+            apart_from: _,
+            tolerations,
+        } = self;
+        let processor = (architecture, cpu_features, driver);
+        (labels, tags, processor, present, tolerations)
     }
 }

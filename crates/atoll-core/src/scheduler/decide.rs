@@ -2,22 +2,33 @@
 
 use super::amount::Amount;
 use super::bank::Lane;
+use super::change::WAITING_MAX;
 use super::constraint::{Constraint, Counts};
 use super::decision::{Candidate, Change, Decision, NEAREST_MAX, Refusal};
 use super::fleet::Fleet;
 use super::judge::{Fall, judge, score};
 use super::lanes::{FITS, whole};
 use super::policy::{ALTERNATIVES_MAX, Policy, Strategy};
-use super::query::Query;
-use super::request::Request;
+use super::query::{DIRECT_MAX, Query, ZONES_MAX};
+use super::request::{EXCLUDED_MAX, Request};
 use super::score::Score;
 use super::seed::Draws;
 use super::table::Table;
-use super::tree::{Leaf, TOP_MAX, Top};
+use super::tree::{CHUNK, Leaf, TOP_MAX, Top};
 use crate::time::Timestamp;
 
 /// Requests that are decided in one step, at most: what a caller may hold the fleet for.
 pub(super) const BATCH_MAX: usize = 1_000;
+
+/// Nodes that a decision looks at, at most, however large the fleet is and whatever was asked
+/// before: those that changed, for each zone that counts a chunk of what its class has not seen and
+/// the nodes that are out of the question, and those that have what only few have.
+///
+/// The one exception is a request of a kind that has no class and of which nothing fits in those
+/// chunks. That nothing fits at all cannot be said before each node was looked at; the class
+/// remembers it, and the next request of that kind is within the bound again.
+pub const LOOKS_MAX: usize =
+    WAITING_MAX + ZONES_MAX * (CHUNK as usize + DIRECT_MAX + EXCLUDED_MAX) + DIRECT_MAX + 1;
 
 /// [`FITS`] as the trees tell it.
 const FITS_WHOLE: u32 = whole(FITS);
@@ -30,6 +41,8 @@ struct Found {
     counts: Counts,
     fitting: u32,
     nearest: Nearest,
+    /// Nodes that were looked at one by one.
+    looks: usize,
 }
 
 /// The nodes that lack nothing but room, and least of it.
@@ -174,6 +187,7 @@ impl Fleet {
             Some(holders) => look_at(&self.table, &query, holders, policy, &mut draws),
             None => self.ask(&query, policy, &mut draws),
         };
+        self.looks += found.looks as u64;
         let table = &self.table;
         let Some(chosen) = found.ranked.as_slice().first() else {
             return Err(refusal(table, &found, request.amount));
@@ -197,6 +211,7 @@ impl Fleet {
             strategy: policy.strategy,
             fitting: found.fitting,
             counts: found.counts,
+            unseen: unseen(table, &found),
             reservation: None,
             refused: Vec::new(),
         };
@@ -204,18 +219,48 @@ impl Fleet {
     }
 
     /// Asks the class, or one for each zone, and looks at the nodes that are better than it knows.
+    ///
+    /// A class that has not seen all nodes sees one chunk more, and is taken at its word if
+    /// something fits: then so many nodes are as good as all. That nothing fits it can only say
+    /// when it has seen the rest, once.
     fn ask(&mut self, query: &Query<'_>, policy: &Policy, draws: &mut Draws) -> Found {
+        let found = self.ask_classes(query, policy, draws, false);
+        if !found.ranked.as_slice().is_empty() || unseen(&self.table, &found) == 0 {
+            return found;
+        }
+        self.looks += found.looks as u64;
+        self.ask_classes(query, policy, draws, true)
+    }
+
+    /// With what the classes know now and one chunk more, or with all that they need until
+    /// something fits.
+    fn ask_classes(
+        &mut self,
+        query: &Query<'_>,
+        policy: &Policy,
+        draws: &mut Draws,
+        is_thorough: bool,
+    ) -> Found {
         let mut found = Found::default();
         let wanted = 1 + policy.alternatives.min(ALTERNATIVES_MAX);
         let mut zones = query.zones.iter().map(|(zone, _)| Some(*zone));
         let mut zone = zones.next().unwrap_or_default();
         loop {
-            let class = self.classes.ask(&query.kind(zone), &mut self.table);
+            let at = self.classes.ask(&query.kind(zone), &mut self.table);
+            self.classes.step(at, &self.table);
+            if is_thorough {
+                while !has_any(self.classes.lane(at), query) && self.classes.step(at, &self.table) {
+                }
+            }
+            self.classes.hide(at, &query.hidden);
+            found.looks += query.hidden.len();
+            let class = self.classes.lane(at);
             account(class, query, &mut found);
             let mut best = match policy.strategy.sample() {
                 Some(sample) => draw(class, query, policy.strategy, sample, wanted, draws),
                 None => search(class, query, policy.tolerance, wanted, draws),
             };
+            self.classes.show(at);
             if zone.is_some() {
                 best = exactly(&self.table, query, &best);
             }
@@ -226,24 +271,42 @@ impl Fleet {
             }
         }
         if policy.strategy != Strategy::Random {
-            favour(&self.table, query, wanted, &mut found.ranked);
+            found.looks += favour(&self.table, query, wanted, &mut found.ranked);
         }
         found
     }
 }
 
-/// Takes over what a class counts, without the nodes that are excluded.
+/// Whether a class knows a node that fits and is not out of the question.
+fn has_any(class: Lane<'_>, query: &Query<'_>) -> bool {
+    let hidden = query.hidden.iter().filter(|slot| class.fits(**slot));
+    class.fitting() as usize > hidden.count()
+}
+
+/// How many nodes nothing is known of yet: each of the others fits or has fallen.
+fn unseen(table: &Table, found: &Found) -> u32 {
+    let nodes = u32::try_from(table.nodes()).unwrap_or(u32::MAX);
+    nodes.saturating_sub(found.counts.sum().saturating_add(found.fitting))
+}
+
+/// Takes over what a class counts, without the nodes that are out of the question.
 fn account(class: Lane<'_>, query: &Query<'_>, found: &mut Found) {
     let mut counts = *class.counts();
     let mut fitting = class.fitting();
-    for slot in &query.excluded {
-        let fits = class.fits(*slot);
+    for slot in &query.hidden {
+        let fell = if query.excluded.contains(slot) {
+            Constraint::Excluded
+        } else if class.is_open(*slot) {
+            Constraint::AntiAffinity
+        } else {
+            continue;
+        };
         match class.fallen(*slot) {
             Some(constraint) => counts.subtract(constraint),
-            None if fits => fitting -= 1,
+            None if class.fits(*slot) => fitting -= 1,
             None => continue,
         }
-        counts.add(Constraint::Excluded, 1);
+        counts.add(fell, 1);
     }
     found.counts.merge(&counts);
     found.fitting += fitting;
@@ -251,8 +314,7 @@ fn account(class: Lane<'_>, query: &Query<'_>, found: &mut Found) {
         return;
     }
     let nearest = class.tree().top(TOP_MAX);
-    let nearest = nearest.as_slice().iter();
-    for leaf in nearest.filter(|leaf| !query.excluded.contains(&leaf.slot)) {
+    for leaf in nearest.as_slice() {
         found.nearest.note(leaf.slot, leaf.value, 1);
     }
 }
@@ -267,25 +329,20 @@ fn search(
 ) -> Top {
     let tree = class.tree();
     let mut best = Top::default();
-    let top = tree.top(wanted + query.excluded.len());
-    for leaf in top.as_slice() {
-        if leaf.value >= FITS_WHOLE && !query.excluded.contains(&leaf.slot) {
-            best.append(bare(*leaf));
-        }
-    }
-    let Some(first) = best.as_slice().first() else {
+    let top = tree.top(wanted);
+    let fitting = top.as_slice().iter();
+    let mut fitting = fitting.filter(|leaf| leaf.value >= FITS_WHOLE).peekable();
+    let Some(first) = fitting.peek() else {
         return best;
     };
-    let least = first.value.saturating_sub(tolerance);
-    let picked = tree.pick(FITS + least as f32, draws).map(bare);
-    let picked = picked.filter(|leaf| !query.excluded.contains(&leaf.slot));
-    let picked = picked.or_else(|| {
-        let as_good = best.as_slice().iter().filter(|leaf| leaf.value >= least);
-        let skip = draws.below(u32::try_from(as_good.clone().count()).unwrap_or(1));
-        as_good.copied().nth(skip as usize)
-    });
-    if let Some(leaf) = picked {
-        best.promote(leaf, wanted);
+    let least = bare(**first)
+        .value
+        .saturating_sub(query.scale.part(tolerance));
+    for leaf in fitting {
+        best.append(scaled(*leaf, query));
+    }
+    if let Some(leaf) = tree.pick(FITS + least as f32, draws) {
+        best.promote(scaled(leaf, query), wanted);
     }
     best
 }
@@ -307,13 +364,11 @@ fn draw(
     let aim = wanted.max(usize::from(sample)).min(TOP_MAX);
     let is_new = |drawn: &Top, slot| {
         let is_drawn = drawn.as_slice().iter().any(|leaf| leaf.slot == slot);
-        !is_drawn && !query.excluded.contains(&slot)
+        !is_drawn && !query.is_hidden(slot)
     };
     let leaf = |slot| {
-        bare(Leaf {
-            slot,
-            value: whole(class.tree().get(slot)),
-        })
+        let value = whole(class.tree().get(slot));
+        scaled(Leaf { slot, value }, query)
     };
     if members.len() > 2 * aim {
         // Enough: the same one is seldom drawn twice.
@@ -327,8 +382,12 @@ fn draw(
     if drawn.as_slice().is_empty() && count > 0 {
         let begin = draws.below(count) as usize;
         let all = members[begin..].iter().chain(&members[..begin]);
+        // They fit, and few are out of the question: this ends soon.
         for slot in all {
-            if drawn.as_slice().len() < aim && is_new(&drawn, *slot) {
+            if drawn.as_slice().len() == aim {
+                break;
+            }
+            if is_new(&drawn, *slot) {
                 drawn.append(leaf(*slot));
             }
         }
@@ -375,13 +434,14 @@ fn merge(ranked: &mut Top, other: &Top, wanted: usize) {
     ranked.promote(choice, wanted);
 }
 
-/// Looks at the nodes that are better than the class knows.
-fn favour(table: &Table, query: &Query<'_>, wanted: usize, ranked: &mut Top) {
+/// Looks at the nodes that are better than the class knows; answers at how many.
+fn favour(table: &Table, query: &Query<'_>, wanted: usize, ranked: &mut Top) -> usize {
     let choice = ranked.as_slice().first().copied();
     let mut best: Option<Leaf> = None;
     let favoured = query.favoured();
-    if favoured.is_empty() {
-        return;
+    let looks = favoured.len();
+    if looks == 0 {
+        return 0;
     }
     for slot in favoured {
         let aside = query.aside(table, slot);
@@ -406,6 +466,7 @@ fn favour(table: &Table, query: &Query<'_>, wanted: usize, ranked: &mut Top) {
         let choice = now.copied().unwrap_or(choice);
         ranked.promote(choice, wanted);
     }
+    looks
 }
 
 /// Looks at each of a few nodes, the only ones that have what must be there.
@@ -421,6 +482,7 @@ fn look_at(
         ..Found::default()
     };
     let holders = holders.iter().filter(|slot| !query.excluded.contains(slot));
+    found.looks = holders.clone().count();
     let others = table.nodes() - query.excluded.len() - holders.clone().count();
     let others = u32::try_from(others).unwrap_or(u32::MAX);
     found.counts.add(Constraint::Artifact, others);
@@ -471,6 +533,13 @@ fn rank(mut fitting: Vec<Leaf>, policy: &Policy, draws: &mut Draws) -> Top {
         ranked.promote(fitting[draws.below(count) as usize], wanted);
     }
     ranked
+}
+
+/// A leaf with its whole score, not only of what the class knows.
+fn scaled(leaf: Leaf, query: &Query<'_>) -> Leaf {
+    let Leaf { slot, value } = bare(leaf);
+    let value = query.scale.whole(value);
+    Leaf { slot, value }
 }
 
 /// A leaf with its score only.

@@ -35,6 +35,9 @@ pub struct Decision {
     pub fitting: u32,
     /// How many nodes fell to each constraint.
     pub counts: Counts,
+    /// How many nodes were not looked at yet, because such a request is new: the score is the best
+    /// of the others.
+    pub unseen: u32,
     /// What holds the place until the node has answered; none in a dry run.
     pub reservation: Option<ReservationId>,
     /// The nodes that were chosen before in this line and refused.
@@ -64,6 +67,9 @@ impl fmt::Display for Reason<'_> {
             Strategy::Random => "was drawn by chance",
         };
         write!(f, "{what} of {} node(s) that fit", decision.fitting)?;
+        if decision.unseen > 0 {
+            write!(f, " ({} not looked at yet)", decision.unseen)?;
+        }
         for (position, part) in decision.score.parts().enumerate() {
             let sign = if position == 0 { ": " } else { ", " };
             write!(f, "{sign}{} {}", part.term.as_str(), Percent(part.value))?;

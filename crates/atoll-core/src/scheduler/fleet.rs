@@ -25,7 +25,7 @@ use crate::time::Timestamp;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
     /// Classes of requests that are kept up to date. Each costs some bytes a node, and a part of
-    /// every change; one more is made by looking at every node.
+    /// every change.
     pub classes_max: usize,
     /// How long a reservation holds unless the node's answer comes: longer than any create takes.
     pub reservation_ttl: Duration,
@@ -83,6 +83,8 @@ pub struct Fleet {
     /// When to look at a node again by itself.
     timers: BTreeSet<(Timestamp, u32)>,
     config: Config,
+    /// Nodes that decisions looked at one by one.
+    pub(super) looks: u64,
     /// The latest time heard of: time does not go back.
     now: Timestamp,
 }
@@ -97,6 +99,7 @@ impl Fleet {
             reservations: Reservations::new(),
             timers: BTreeSet::new(),
             config,
+            looks: 0,
             now: Timestamp::from_micros(i64::MIN),
         }
     }
@@ -276,6 +279,12 @@ impl Fleet {
     pub fn sandboxes(&self, id: &NodeId) -> Option<(u32, u16)> {
         let row = self.table.row(self.table.slot(id)?);
         Some((row.sandboxes, row.starting))
+    }
+
+    /// How many nodes were ever looked at, by changes and by decisions.
+    #[must_use]
+    pub const fn looks(&self) -> u64 {
+        self.looks + self.classes.looks()
     }
 
     /// What the fleet is, in numbers.

@@ -48,6 +48,11 @@ impl<T: Hash + Eq + Clone> Interner<T> {
         number
     }
 
+    /// How many names are in use.
+    pub(super) fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
     /// The numbers in use.
     pub(super) fn numbers(&self) -> impl Iterator<Item = u32> + '_ {
         let used = (0..).zip(&self.uses).filter(|(_, uses)| **uses > 0);

@@ -6,20 +6,31 @@ use super::constraint::{Constraint, Counts};
 use super::judge::{Aside, Located, UNKNOWN, View};
 use super::policy::Policy;
 use super::request::{EXCLUDED_MAX, Request};
-use super::score::{Mix, Term};
+use super::score::{Mix, Scale, Term};
 use super::table::Table;
 
 /// Nodes that are looked at one by one, at most: some microseconds' work. What more nodes have is
 /// part of a class.
 pub(super) const DIRECT_MAX: usize = 64;
 
+/// Zones that count, at most: each has a class of its own. Where there are more, they are as good
+/// as one another.
+pub(super) const ZONES_MAX: usize = 16;
+
 #[derive(Debug)]
 pub(super) struct Query<'a> {
     request: &'a Request,
     policy: &'a Policy,
     mix: Mix,
+    /// What a class has to know of `mix`.
+    mix_by_class: Mix,
+    pub(super) scale: Scale,
     present: Vec<u32>,
     apart: Vec<u32>,
+    /// What a class has to know of `apart`: what has sandboxes on many nodes.
+    apart_by_class: Vec<u32>,
+    /// The nodes that have a sandbox of the rest, and those that are excluded, sorted.
+    pub(super) hidden: Vec<u32>,
     located: Located,
     /// What a class has to know of `located`: what many nodes have.
     located_by_class: Located,
@@ -42,7 +53,7 @@ impl<'a> Query<'a> {
         } else {
             Vec::new()
         };
-        let mix = Mix::new(&weights, |term| match term {
+        let applies = |term| match term {
             Term::Template => request.template.is_some(),
             Term::Warm => located.warm.is_some(),
             Term::Snapshot => request.snapshot.is_some(),
@@ -55,24 +66,34 @@ impl<'a> Query<'a> {
             | Term::Usage
             | Term::Reliability
             | Term::Starts => true,
-        });
+        };
         let both = [&policy.constraints, &request.constraints].into_iter();
         let present = both.clone().flat_map(|c| &c.present);
         let present = present.map(|a| table.artifacts.get(a.kind, &a.name).unwrap_or(UNKNOWN));
         let apart = both.flat_map(|c| &c.apart_from);
         let apart = apart.filter_map(|group| table.groups.get(group.as_str()));
+        let apart: Vec<u32> = apart.collect();
+        let excluded = excluded(table, request);
+        let (apart_by_class, hidden) = split_groups(table, &apart, &excluded);
         let (located_by_class, favoured) = split(table, &located);
+        let is_known = |term| applies(term) && is_known(term, &located_by_class);
+        let scale = Scale::new(weights.sum(is_known), weights.sum(applies));
+        let mix_by_class = Mix::new(&weights, is_known);
         Self {
             request,
             policy,
-            mix,
+            mix: Mix::new(&weights, applies),
+            mix_by_class,
+            scale,
             present: present.collect(),
-            apart: apart.collect(),
+            apart,
+            apart_by_class,
+            hidden,
             located,
             located_by_class,
             favoured,
             near,
-            excluded: excluded(table, request),
+            excluded,
             zones,
         }
     }
@@ -94,6 +115,8 @@ impl<'a> Query<'a> {
     pub(super) fn kind(&self, zone: Option<u32>) -> Kind<'_> {
         Kind {
             view: View {
+                mix: self.mix_by_class,
+                apart: &self.apart_by_class,
                 located: &self.located_by_class,
                 ..self.view()
             },
@@ -128,6 +151,11 @@ impl<'a> Query<'a> {
         slots.dedup();
         slots.retain(|slot| !self.excluded.contains(slot));
         slots
+    }
+
+    /// Whether a node is out of the question for this request alone.
+    pub(super) fn is_hidden(&self, slot: u32) -> bool {
+        self.hidden.binary_search(&slot).is_ok()
     }
 
     /// The counts of nodes that are excluded.
@@ -191,8 +219,53 @@ fn split(table: &Table, located: &Located) -> (Located, Vec<u32>) {
     (by_class, favoured)
 }
 
+/// Whether a class knows what a node is worth in that.
+fn is_known(term: Term, located: &Located) -> bool {
+    match term {
+        Term::Template => located.template.is_some(),
+        Term::Snapshot => located.snapshot.is_some(),
+        Term::Warm => located.warm.is_some(),
+        Term::Layers => !located.layers.is_empty(),
+        Term::Near | Term::Zones => false,
+        Term::Spread
+        | Term::Pack
+        | Term::Balance
+        | Term::Usage
+        | Term::Reliability
+        | Term::Starts => true,
+    }
+}
+
+/// The groups that a class has to know, and the nodes to hide: those of the other groups,
+/// [`DIRECT_MAX`] at most, and those that are excluded.
+fn split_groups(table: &Table, apart: &[u32], excluded: &[u32]) -> (Vec<u32>, Vec<u32>) {
+    let mut hidden = excluded.to_vec();
+    if apart.is_empty() {
+        return (Vec::new(), hidden);
+    }
+    let mut groups = apart.to_vec();
+    groups.sort_unstable_by_key(|group| (table.members(*group).len(), *group));
+    groups.dedup();
+    let most = hidden.len() + DIRECT_MAX;
+    groups.retain(|group| {
+        let members = table.members(*group);
+        let is_wide = hidden.len() + members.len() > most;
+        if !is_wide {
+            hidden.extend_from_slice(members);
+        }
+        is_wide
+    });
+    groups.sort_unstable();
+    hidden.sort_unstable();
+    hidden.dedup();
+    (groups, hidden)
+}
+
 /// What each zone is worth: the fewer of the group are there, the more.
 fn zones(table: &Table, request: &Request) -> Vec<(u32, u32)> {
+    if table.zones.len() > ZONES_MAX {
+        return Vec::new();
+    }
     let group = request.spread_group.as_ref();
     let group = group.and_then(|group| table.groups.get(group.as_str()));
     let count = |zone| group.map_or(0, |group| table.group_in_zone(group, zone));

@@ -107,6 +107,12 @@ impl Weights {
         self.0[term.index()]
     }
 
+    /// All of those terms together.
+    pub(super) fn sum(&self, applies: impl Fn(Term) -> bool) -> u32 {
+        let terms = Term::ALL.into_iter().filter(|term| applies(*term));
+        terms.map(|term| u32::from(self.get(term))).sum()
+    }
+
     /// Both.
     #[must_use]
     pub fn plus(&self, other: &Self) -> Self {
@@ -121,13 +127,14 @@ impl Weights {
 pub(super) struct Mix([u32; TERMS]);
 
 impl Mix {
-    /// A power of two: each part of it is exact in single precision.
-    const WHOLE: u32 = 1 << 16;
+    /// A power of two: each part of it is exact in single precision. As fine as that gets, so that
+    /// the same weights among more of them stay in proportion to less than a millionth.
+    const WHOLE: u32 = 1 << 24;
 
     /// Only the terms that apply, in proportion. What rounding loses goes to the last of them.
     pub(super) fn new(weights: &Weights, applies: impl Fn(Term) -> bool) -> Self {
         let weight = |term: Term| if applies(term) { weights.get(term) } else { 0 };
-        let sum: u32 = Term::ALL.map(|term| u32::from(weight(term))).iter().sum();
+        let sum = weights.sum(&applies);
         if sum == 0 {
             return Self::default();
         }
@@ -153,6 +160,44 @@ impl Mix {
     pub(super) fn weight(&self, term: Term) -> f32 {
         // Exact: a share of a power of two.
         self.get(term) as f32 / Self::WHOLE as f32
+    }
+}
+
+/// A part of [`Mix::WHOLE`] in thousandths.
+fn permille(part: u32) -> u32 {
+    let permille = u64::from(part) * 1_000 / u64::from(Mix::WHOLE);
+    u32::try_from(permille).unwrap_or(1_000)
+}
+
+/// What the scores of a class, which knows only some of the terms, are of whole scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Scale {
+    known: u32,
+    all: u32,
+}
+
+impl Scale {
+    /// `known` are those of `all` that the class knows.
+    pub(super) fn new(known: u32, all: u32) -> Self {
+        Self { known, all }
+    }
+
+    /// What a class's score is of a whole one.
+    pub(super) fn whole(self, score: u32) -> u32 {
+        if self.known == self.all {
+            return score;
+        }
+        let whole = u64::from(score) * u64::from(self.known) / u64::from(self.all.max(1));
+        u32::try_from(whole).unwrap_or(SCORE_MAX)
+    }
+
+    /// What a part of a whole score is of a class's.
+    pub(super) fn part(self, score: u32) -> u32 {
+        if self.known == self.all {
+            return score;
+        }
+        let part = u64::from(score) * u64::from(self.all) / u64::from(self.known.max(1));
+        u32::try_from(part).unwrap_or(SCORE_MAX).min(SCORE_MAX)
     }
 }
 
@@ -188,7 +233,7 @@ impl Score {
         all.filter(|term| self.mix.get(*term) > 0).map(|term| Part {
             term,
             value: self.values[term.index()],
-            weight_permille: self.mix.get(term) * 1_000 / Mix::WHOLE,
+            weight_permille: permille(self.mix.get(term)),
         })
     }
 

@@ -50,8 +50,18 @@ pub(super) struct Cold {
     pub(super) is_failing: bool,
     /// Sorted.
     artifacts: Vec<u32>,
-    /// Sorted, with how many sandboxes of each are here.
-    groups: Vec<(u32, u32)>,
+    /// Sorted by number.
+    groups: Vec<Member>,
+}
+
+/// A group that has sandboxes on a node.
+#[derive(Debug, Clone, Copy)]
+struct Member {
+    group: u32,
+    /// How many.
+    count: u32,
+    /// Where the node stands among those of the group.
+    place: u32,
 }
 
 impl Cold {
@@ -109,6 +119,8 @@ pub(super) struct Table {
     /// The slots that have each artifact, sorted.
     holders: Vec<Vec<u32>>,
     pub(super) groups: Interner<String>,
+    /// The slots that have a sandbox of each group, in no order.
+    members: Vec<Vec<u32>>,
     pub(super) zones: Interner<String>,
     /// Sandboxes of a group in a zone.
     in_zone: FxHashMap<(u32, u32), u32>,
@@ -127,6 +139,7 @@ impl Table {
             artifacts: Artifacts::new(),
             holders: Vec::new(),
             groups: Interner::new(),
+            members: Vec::new(),
             zones: Interner::new(),
             in_zone: FxHashMap::default(),
             blend,
@@ -230,9 +243,10 @@ impl Table {
             holders.retain(|holder| *holder != slot);
             self.artifacts.release(*artifact);
         }
-        for (group, count) in &cold.groups {
-            self.count_in_zone(*group, cold.zone, 0, *count);
-            self.groups.release(*group);
+        for member in &cold.groups {
+            self.count_in_zone(member.group, cold.zone, 0, member.count);
+            self.leave(member.group, member.place);
+            self.groups.release(member.group);
         }
         self.zones.release(cold.zone);
         self.slots.remove(&cold.node.id);
@@ -282,9 +296,40 @@ impl Table {
             return false;
         };
         groups.iter().any(|group| {
-            let found = cold.groups.binary_search_by_key(group, |(group, _)| *group);
+            let found = cold.groups.binary_search_by_key(group, |m| m.group);
             found.is_ok()
         })
+    }
+
+    /// The slots that have a sandbox of a group, in no order.
+    pub(super) fn members(&self, group: u32) -> &[u32] {
+        self.members.get(group as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// One more node of a group; answers where it stands.
+    fn join(&mut self, group: u32, slot: u32) -> u32 {
+        let wanted = (group as usize + 1).max(self.members.len());
+        self.members.resize_with(wanted, Vec::new);
+        let members = &mut self.members[group as usize];
+        members.push(slot);
+        u32::try_from(members.len() - 1).unwrap_or(u32::MAX)
+    }
+
+    /// One node of a group less: the last one takes its place.
+    fn leave(&mut self, group: u32, place: u32) {
+        let members = &mut self.members[group as usize];
+        members.swap_remove(place as usize);
+        let moved = members.get(place as usize).copied();
+        if members.is_empty() {
+            // Numbers come and go with groups: none keeps what a large one needed.
+            *members = Vec::new();
+        }
+        let Some(Some(cold)) = moved.and_then(|slot| self.cold.get_mut(slot as usize)) else {
+            return;
+        };
+        if let Ok(at) = cold.groups.binary_search_by_key(&group, |m| m.group) {
+            cold.groups[at].place = place;
+        }
     }
 
     /// One more sandbox of a group on a node.
@@ -294,17 +339,23 @@ impl Table {
             return;
         };
         let zone = cold.zone;
-        match cold
-            .groups
-            .binary_search_by_key(&group, |(group, _)| *group)
-        {
+        match cold.groups.binary_search_by_key(&group, |m| m.group) {
             Ok(at) => {
-                cold.groups[at].1 += 1;
+                cold.groups[at].count += 1;
                 // A node uses a number once, however many sandboxes it has.
                 self.groups.release(group);
             }
             Err(at) => {
-                cold.groups.insert(at, (group, 1));
+                let member = Member {
+                    group,
+                    count: 1,
+                    place: u32::MAX,
+                };
+                cold.groups.insert(at, member);
+                let place = self.join(group, slot);
+                if let Some(cold) = &mut self.cold[slot as usize] {
+                    cold.groups[at].place = place;
+                }
                 self.changes.note(slot, What::GROUPS);
             }
         }
@@ -317,15 +368,13 @@ impl Table {
             return;
         };
         let zone = cold.zone;
-        let Ok(at) = cold
-            .groups
-            .binary_search_by_key(&group, |(group, _)| *group)
-        else {
+        let Ok(at) = cold.groups.binary_search_by_key(&group, |m| m.group) else {
             return;
         };
-        cold.groups[at].1 -= 1;
-        if cold.groups[at].1 == 0 {
-            cold.groups.remove(at);
+        cold.groups[at].count -= 1;
+        if cold.groups[at].count == 0 {
+            let left = cold.groups.remove(at);
+            self.leave(group, left.place);
             self.groups.release(group);
             self.changes.note(slot, What::GROUPS);
         }
@@ -347,7 +396,7 @@ impl Table {
 
     fn move_groups(&mut self, slot: u32, from: u32, to: u32) {
         let groups = self.cold(slot).map(|cold| cold.groups.clone());
-        for (group, count) in groups.unwrap_or_default() {
+        for Member { group, count, .. } in groups.unwrap_or_default() {
             self.count_in_zone(group, from, 0, count);
             self.count_in_zone(group, to, count, 0);
         }
@@ -355,7 +404,9 @@ impl Table {
 
     /// Bytes of all that grows with the nodes; an estimate for what is on the heap behind names.
     pub(super) fn bytes(&self) -> usize {
-        let artifacts = |cold: &Cold| cold.artifacts.capacity() * 4 + cold.groups.capacity() * 8;
+        let groups = |cold: &Cold| cold.groups.capacity() * size_of::<Member>();
+        let artifacts = |cold: &Cold| cold.artifacts.capacity() * 4 + groups(cold);
+        let lists = self.holders.iter().chain(&self.members);
         let names = |cold: &Cold| {
             let node = &cold.node;
             let labels = node.labels.iter().map(|(k, v)| k.len() + v.len() + 48);
@@ -378,11 +429,7 @@ impl Table {
             + self.changes.bytes()
             + self.artifacts.bytes()
             + self.groups.bytes()
-            + self
-                .holders
-                .iter()
-                .map(|h| h.capacity() * 4 + 24)
-                .sum::<usize>()
+            + lists.map(|list| list.capacity() * 4 + 24).sum::<usize>()
             + self.in_zone.capacity() * 13
     }
 }

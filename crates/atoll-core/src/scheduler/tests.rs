@@ -4,6 +4,7 @@
 mod constraints;
 mod examples;
 mod model;
+mod scale;
 
 use proptest::prelude::*;
 

@@ -13,6 +13,9 @@ use super::seed::Draws;
 const WIDTH: usize = 16;
 const WIDTH_U32: u32 = 16;
 
+/// Leaves below one line of the level above them: what is told of at a time.
+pub(super) const CHUNK: u32 = WIDTH_U32 * WIDTH_U32;
+
 /// Leaves that one search may be asked for.
 pub(super) const TOP_MAX: usize = 24;
 
@@ -96,17 +99,49 @@ impl Trees {
         }
     }
 
-    /// Gives one tree other leaves.
-    pub(super) fn replace(&mut self, lane: usize, leaves: &[f32]) {
-        let lines = self.levels[0].iter_mut().skip(lane).step_by(LANES);
-        for (at, line) in lines.enumerate() {
-            let begin = (at * WIDTH).min(leaves.len());
-            let end = (begin + WIDTH).min(leaves.len());
-            *line = Line::ZERO;
-            line.0[..end - begin].copy_from_slice(&leaves[begin..end]);
+    /// Makes a tree anew that is told of one chunk of its leaves after the other; nothing of those
+    /// that it has not been told of is found in it. What it was told of another class's stays
+    /// below until then: to clear that would be a step over all leaves.
+    pub(super) fn begin(&mut self, lane: usize) {
+        for level in self.levels.iter_mut().skip(2) {
+            for line in level.iter_mut().skip(lane).step_by(LANES) {
+                *line = Line::ZERO;
+            }
         }
-        for level in 1..self.levels.len() {
-            self.raise(level, lane);
+    }
+
+    /// Tells a tree of the n-th chunk of its leaves.
+    pub(super) fn fill(&mut self, lane: usize, chunk: usize, leaves: &[f32; CHUNK as usize]) {
+        let (bottom, above) = self.levels.split_at_mut(1);
+        let mut maxima = Line::ZERO;
+        for (at, siblings) in leaves.as_chunks::<WIDTH>().0.iter().enumerate() {
+            let block = chunk * WIDTH + at;
+            if let Some(line) = bottom[0].get_mut(block * LANES + lane) {
+                line.0 = *siblings;
+                maxima.0[at] = line.largest();
+            }
+        }
+        let Some((first, above)) = above.split_first_mut() else {
+            return;
+        };
+        first[chunk * LANES + lane] = maxima;
+        let (mut place, mut largest) = (chunk, maxima.largest());
+        for level in above {
+            let line = &mut level[place / WIDTH * LANES + lane];
+            line.0[place % WIDTH] = largest;
+            largest = line.largest();
+            place /= WIDTH;
+        }
+    }
+
+    /// Changes a leaf of one tree.
+    pub(super) fn set_one(&mut self, lane: usize, slot: u32, value: f32) {
+        let (mut at, mut value) = (slot as usize, value);
+        for level in &mut self.levels {
+            let line = &mut level[at / WIDTH * LANES + lane];
+            line.0[at % WIDTH] = value;
+            value = line.largest();
+            at /= WIDTH;
         }
     }
 
@@ -122,14 +157,24 @@ impl Trees {
         lines.sum::<usize>() * size_of::<Line>()
     }
 
-    /// Changes a slot's leaf in the first so many trees, and the maxima above it as far up as they
-    /// change.
-    pub(super) fn set(&mut self, slot: u32, values: &[f32; LANES], lanes: usize) {
+    /// Changes a slot's leaf in the first so many trees but the blind ones, and the maxima above it
+    /// as far up as they change.
+    pub(super) fn set(&mut self, slot: u32, values: &[f32; LANES], lanes: usize, blind: u16) {
         let mut at = slot as usize;
         let mut values = *values;
         // The trees that still change.
         let mut open: [u8; LANES] = std::array::from_fn(|lane| lane.to_le_bytes()[0]);
         let mut count = lanes.min(LANES);
+        if blind != 0 {
+            let mut seeing = 0;
+            for lane in 0..count {
+                if blind >> lane & 1 == 0 {
+                    open[seeing] = lane.to_le_bytes()[0];
+                    seeing += 1;
+                }
+            }
+            count = seeing;
+        }
         for level in &mut self.levels {
             let begin = at / WIDTH * LANES;
             let block = &mut level[begin..begin + LANES];

@@ -207,6 +207,9 @@ impl World {
             for tag in &wanted.tags {
                 prop_assert!(node.tags.contains(tag));
             }
+            for feature in &wanted.cpu_features {
+                prop_assert!(node.cpu_features.contains(feature));
+            }
             if let Some(architecture) = &wanted.architecture {
                 prop_assert_eq!(architecture, &node.architecture);
             }
@@ -263,7 +266,7 @@ fn nodes() -> impl Strategy<Value = Node> {
     let places = (0_u8..12, word(&["", "east", "west"]), word(&["x86", "arm"]));
     let labels = prop::collection::btree_map(word(KEYS), word(VALUES), 0..3);
     let limits = (1_u32..9, 1_u16..5, 50_u32..250);
-    (places, labels, limits, any::<[bool; 3]>()).prop_map(|(place, labels, limits, flags)| {
+    (places, labels, limits, any::<[bool; 4]>()).prop_map(|(place, labels, limits, flags)| {
         let mut node = Node::new(id(place.0), Amount::new(3_000, 4_096, 6_000, 400));
         node.zone = place.1;
         node.architecture = place.2;
@@ -279,6 +282,9 @@ fn nodes() -> impl Strategy<Value = Node> {
         if flags[1] {
             node.tags.insert("fast".into());
             node.headroom = Amount::new(100, 100, 0, 0);
+        }
+        if flags[3] {
+            node.cpu_features.insert("avx2".into());
         }
         let version = Version(1, u32::from(flags[2]), 0);
         node.drivers.insert("jail".into(), version);
@@ -307,17 +313,18 @@ fn constraints() -> impl Strategy<Value = Constraints> {
         prop::collection::vec(labels, 0..2),
         one(&["fast"]),
         one(&["x86", "arm"]),
-        prop::option::weighted(0.2, 0_u32..2),
+        (one(&["avx2"]), prop::option::weighted(0.2, 0_u32..2)),
         prop::collection::vec(artifacts(), 0..2),
         one(GROUPS),
         any::<bool>(),
     )
         .prop_map(
-            |(labels, tag, architecture, version, present, apart, tolerates)| Constraints {
+            |(labels, tag, architecture, machine, present, apart, tolerates)| Constraints {
                 labels,
                 tags: tag.into_iter().collect(),
                 architecture,
-                driver: version.map(|minor| DriverNeed {
+                cpu_features: machine.0.into_iter().collect(),
+                driver: machine.1.map(|minor| DriverNeed {
                     name: "jail".into(),
                     at_least: Version(1, minor, 0),
                 }),
@@ -330,7 +337,6 @@ fn constraints() -> impl Strategy<Value = Constraints> {
                     })
                     .into_iter()
                     .collect(),
-                ..Constraints::default()
             },
         )
 }

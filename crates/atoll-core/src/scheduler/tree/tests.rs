@@ -2,6 +2,15 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn tell(trees: &mut Trees, lane: usize, leaves: &[f32]) {
+    trees.begin(lane);
+    for (chunk, some) in leaves.chunks(CHUNK as usize).enumerate() {
+        let mut leaves = [0.0; CHUNK as usize];
+        leaves[..some.len()].copy_from_slice(some);
+        trees.fill(lane, chunk, &leaves);
+    }
+}
+
 proptest! {
     #[test]
     fn maxima_are_exact_after_any_changes(
@@ -14,7 +23,7 @@ proptest! {
     ) {
         let mut model: Vec<f32> = leaves.into_iter().map(f32::from).collect();
         let mut trees = Trees::new(model.len());
-        trees.replace(lane, &model);
+        tell(&mut trees, lane, &model);
         model.resize(model.len() + more, 0.0);
         trees.grow(model.len());
         for (at, value) in changes {
@@ -22,7 +31,7 @@ proptest! {
             model[at] = value.into();
             let mut values = [1.0; LANES];
             values[lane] = value.into();
-            trees.set(u32::try_from(at).unwrap(), &values, LANES);
+            trees.set(u32::try_from(at).unwrap(), &values, LANES, 0);
         }
         let tree = trees.tree(lane);
         let best = model.iter().copied().fold(0.0, f32::max);
