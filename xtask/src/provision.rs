@@ -4,6 +4,8 @@
 //! already is left alone. Python and JavaScript packages go into folders that git ignores, never
 //! into the system. Nothing is fetched by address.
 
+mod extras;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -88,6 +90,12 @@ const NODE_MIN: (u32, u32) = (20, 19);
 /// need it fail or skip by themselves with their own reason.
 pub(crate) fn system() -> Result<()> {
     headline("what the tests need");
+    packages()?;
+    extras::get();
+    Ok(())
+}
+
+fn packages() -> Result<()> {
     let missing: Vec<&Need> = NEEDS.iter().filter(|need| !need.sign.is_there()).collect();
     if missing.is_empty() {
         println!("every system package is there");

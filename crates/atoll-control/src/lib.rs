@@ -22,6 +22,7 @@ pub mod clock;
 pub mod config;
 mod corrections;
 mod deadlines;
+pub mod discovery;
 mod error;
 mod events;
 mod executor;

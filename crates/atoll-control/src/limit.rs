@@ -15,6 +15,17 @@ pub const TEAMS_MAX: usize = 10_000;
 /// Characters of a team's name.
 pub const TEAM_NAME_MAX: usize = 64;
 
+/// Sandboxes whose registration in the directory may wait. Those that find no place are found by
+/// the next pass over everything.
+pub const DISCOVERY_WAITING_MAX: usize = 10_000;
+
+/// How often the whole directory is compared with what is intended.
+pub const DISCOVERY_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Repairs of the directory that are recorded of one pass: a directory that lost everything is one
+/// event, and not as many as there are sandboxes. All of them are counted.
+pub const DISCOVERY_REPAIRS_TOLD_MAX: usize = 100;
+
 /// Keys of one team.
 pub const KEYS_PER_TEAM_MAX: usize = 100;
 

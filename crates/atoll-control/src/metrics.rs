@@ -41,11 +41,17 @@ const FLEET_RESOURCE: &str = "atoll_fleet_resource";
 const UNRECORDED: &str = "atoll_unrecorded_total";
 /// Whether this server does what only one may do.
 const ON_DUTY: &str = "atoll_server_on_duty";
+/// Sandboxes whose registration waits.
+const DISCOVERY_WAITING: &str = "atoll_discovery_waiting";
+/// Attempts to write the directory that failed.
+const DISCOVERY_FAILURES: &str = "atoll_discovery_failures_total";
+/// Repairs of the directory.
+const DISCOVERY_REPAIRS: &str = "atoll_discovery_repairs_total";
 /// Sandboxes that are placed.
 const SANDBOXES: &str = "atoll_sandboxes";
 
 /// Every name, with what it says.
-pub const ALL: [(&str, &str); 17] = [
+pub const ALL: [(&str, &str); 20] = [
     (
         CREATES,
         "Creates, by outcome: `ok` or the kind of the error",
@@ -107,6 +113,15 @@ pub const ALL: [(&str, &str); 17] = [
         UNRECORDED,
         "Repairs and events of nodes that were not recorded, for want of a store",
     ),
+    (
+        DISCOVERY_WAITING,
+        "Sandboxes whose registration in the directory waits to be written",
+    ),
+    (
+        DISCOVERY_FAILURES,
+        "Attempts to write or compare the directory that failed",
+    ),
+    (DISCOVERY_REPAIRS, "Repairs of the directory, by kind"),
 ];
 
 /// Tells the recorder what the names mean.
@@ -174,6 +189,22 @@ pub(crate) fn waited() {
 /// Something could not be recorded.
 pub(crate) fn unrecorded() {
     counter!(UNRECORDED).increment(1);
+}
+
+/// So many sandboxes wait to be registered.
+pub(crate) fn discovery_waiting(sandboxes: usize) {
+    let sandboxes = u32::try_from(sandboxes).unwrap_or(u32::MAX);
+    gauge!(DISCOVERY_WAITING).set(f64::from(sandboxes));
+}
+
+/// The directory was not written or compared.
+pub(crate) fn discovery_failed() {
+    counter!(DISCOVERY_FAILURES).increment(1);
+}
+
+/// The directory was repaired.
+pub(crate) fn discovery_repaired(kind: &'static str) {
+    counter!(DISCOVERY_REPAIRS, "kind" => kind).increment(1);
 }
 
 /// How a node's breaker for starts stands.

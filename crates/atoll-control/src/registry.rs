@@ -12,7 +12,7 @@
 //!   report's number is drawn before the node is asked.
 //! - Silence is measured by a clock that nobody sets: a wall clock that jumps loses no node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -386,6 +386,34 @@ impl Registry {
             .filter(|(_, entry)| entry.node.as_ref() == Some(node))
             .map(|(id, _)| id.clone())
             .collect()
+    }
+
+    /// What is placed on each node that is known, or has something.
+    pub(crate) fn placed(&self) -> BTreeMap<NodeId, BTreeSet<SandboxId>> {
+        let inner = lock(&self.inner);
+        let mut placed: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for id in inner.nodes.keys() {
+            placed.entry(id.clone()).or_default();
+        }
+        for (id, entry) in &inner.sandboxes {
+            if let Some(node) = &entry.node {
+                placed.entry(node.clone()).or_default().insert(id.clone());
+            }
+        }
+        placed
+    }
+
+    /// Whether there is such a node.
+    pub(crate) fn is_known(&self, node: &NodeId) -> bool {
+        lock(&self.inner).nodes.contains_key(node)
+    }
+
+    /// `host:port` of a node that is on a machine of its own.
+    pub(crate) fn authority_of(&self, node: &NodeId) -> Option<String> {
+        let inner = lock(&self.inner);
+        let address = inner.nodes.get(node)?.info.address.as_deref()?;
+        let (_, authority) = address.split_once("://")?;
+        Some(authority.trim_end_matches('/').to_owned())
     }
 
     /// The number to draw before asking a node for its report.

@@ -51,6 +51,7 @@ use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::corrections::{CorrectionBook, RECENT_MAX};
 use crate::deadlines::Deadlines;
+use crate::discovery::DirectoryBook;
 use crate::error::{Error, Result};
 use crate::exhausted::Exhausted;
 use crate::gate::{Gates, Limiter};
@@ -111,6 +112,7 @@ pub(crate) struct Inner {
     pub(crate) backlog: Backlog,
     pub(crate) health: HealthBook,
     pub(crate) exhausted: Exhausted,
+    pub(crate) directory: DirectoryBook,
     pub(crate) catalog: Catalog,
     declared: templates::Declared,
     pub(crate) tokens: Tokens,
@@ -162,6 +164,7 @@ impl ControlPlane {
             backlog: Backlog::default(),
             health: HealthBook::default(),
             exhausted: Exhausted::default(),
+            directory: DirectoryBook::default(),
             tokens: Tokens::new(&seed),
             keys: keys::KnownKeys::default(),
             webhooks: Webhooks::default(),

@@ -18,17 +18,23 @@ pub enum CorrectionKind {
     DigestMismatch,
     /// The route to a sandbox was published again.
     RouteRepublished,
+    /// A sandbox was put back into the directory of services.
+    RegistrationRestored,
+    /// A sandbox that is not there was taken out of the directory of services.
+    RegistrationRemoved,
 }
 
 impl CorrectionKind {
     /// Every kind.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::OrphanRemoved,
         Self::StaleRemoved,
         Self::MissingNoticed,
         Self::ChangeNoticed,
         Self::DigestMismatch,
         Self::RouteRepublished,
+        Self::RegistrationRestored,
+        Self::RegistrationRemoved,
     ];
 
     /// Its name, as stored and as operators see it.
@@ -41,6 +47,8 @@ impl CorrectionKind {
             Self::ChangeNoticed => "change_noticed",
             Self::DigestMismatch => "digest_mismatch",
             Self::RouteRepublished => "route_republished",
+            Self::RegistrationRestored => "registration_restored",
+            Self::RegistrationRemoved => "registration_removed",
         }
     }
 

@@ -41,6 +41,8 @@ async fn serve(data: &DataDirArgs, nodes: Nodes) -> anyhow::Result<(Stack, TempD
         listen: ([127, 0, 0, 1], 0).into(),
         data_dir: folder.path().join("data"),
         api_key: None,
+        advertise: None,
+        discovery: None,
         domain: None,
         policy: Overlay::default(),
         forecast: None,

@@ -1,6 +1,7 @@
 //! The command line: what there is to type, with its help. No behaviour.
 
 pub(crate) mod config;
+pub(crate) mod discovery;
 pub(crate) mod events;
 pub(crate) mod forecast;
 pub(crate) mod machine;
@@ -16,6 +17,7 @@ use clap_complete::Shell;
 
 use crate::bench::workload::Mix;
 use crate::cli::config::{ConfigCommand, FileArgs, JoinArgs, KeyArgs, LogArgs};
+use crate::cli::discovery::ConsulArgs;
 use crate::cli::events::{EventArgs, EventsArgs, WebhookCommand};
 use crate::cli::forecast::BenchForecastArgs;
 use crate::cli::machine::MachineArgs;
@@ -134,6 +136,8 @@ pub(crate) struct NodeArgs {
     pub(crate) machine: MachineArgs,
     #[command(flatten)]
     pub(crate) join: JoinArgs,
+    #[command(flatten)]
+    pub(crate) consul: ConsulArgs,
     /// Print one JSON line whenever the node joined, and nothing else, on standard output.
     #[arg(long)]
     pub(crate) json: bool,
@@ -164,6 +168,10 @@ pub(crate) struct FrontArgs {
     /// Address for the API and for sandbox traffic.
     #[arg(long, default_value = "127.0.0.1:3000", env = "ATOLL_LISTEN")]
     pub(crate) listen: SocketAddr,
+    /// Where others reach this server, `HOST:PORT`, for those that look for it in Consul; the
+    /// listening address unless given.
+    #[arg(long, value_name = "HOST:PORT", env = "ATOLL_ADVERTISE")]
+    pub(crate) advertise: Option<String>,
     #[command(flatten)]
     pub(crate) data: DataDirArgs,
     #[command(flatten)]
@@ -186,6 +194,8 @@ pub(crate) struct FrontArgs {
     pub(crate) forecast_reserve: u32,
     #[command(flatten)]
     pub(crate) events: EventArgs,
+    #[command(flatten)]
+    pub(crate) consul: ConsulArgs,
     /// Print one JSON line when ready, and nothing else, on standard output.
     #[arg(long)]
     pub(crate) json: bool,

@@ -43,6 +43,21 @@ pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     address
 }
 
+/// `host:port` that others are told.
+///
+/// # Errors
+/// If nobody said it and the listening address is no destination.
+pub(crate) fn advertised(address: SocketAddr, given: Option<String>) -> anyhow::Result<String> {
+    if let Some(given) = given {
+        return Ok(given);
+    }
+    anyhow::ensure!(
+        !address.ip().is_unspecified(),
+        "{address} is no destination: give the address that others reach with --advertise"
+    );
+    Ok(address.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,7 @@ mod components;
 mod config;
 mod connection;
 mod crash;
+mod discovery;
 mod guest;
 mod listening;
 mod node;

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::cli::NodeArgs;
 use crate::components::Components;
+use crate::discovery::Discovery;
 use crate::relay::keeper::{self, Keeper};
 use crate::stack::demand_driver;
 use crate::{crash, listening, node, output, secrets, telemetry, traces};
@@ -40,6 +41,7 @@ pub(crate) async fn run(arguments: NodeArgs) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let token = secrets::join_token(&arguments.join)?;
     listening::demand_token(arguments.listen, token.as_ref())?;
+    let discovery = Discovery::open(&arguments.consul)?;
     let id = arguments.name.clone().map_or_else(machine_name, Ok)?;
     demand_driver(&arguments.data.data_dir)?;
 
@@ -62,6 +64,9 @@ pub(crate) async fn run(arguments: NodeArgs) -> anyhow::Result<()> {
     components.start("orders", serve);
 
     components.start("relay", keeper.keep(components.cancel()));
+    if let (Some(discovery), Some(authority)) = (&discovery, address.authority()) {
+        discovery.announce_node(&id, authority.as_str(), &components)?;
+    }
 
     let membership = membership::Config {
         node: id.clone(),

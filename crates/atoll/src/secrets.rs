@@ -14,6 +14,7 @@ use atoll_proto::join_token::JoinToken;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::cli::config::{JoinArgs, KeyArgs};
+use crate::cli::discovery::ConsulArgs;
 
 /// Holds the key of the default team, in the data directory.
 const KEY_FILE: &str = "api-key";
@@ -63,6 +64,17 @@ pub(crate) fn join_token(arguments: &JoinArgs) -> anyhow::Result<Option<JoinToke
     JoinToken::parse(text.expose_secret())
         .map(Some)
         .context("the join token is none")
+}
+
+/// The token that Consul is shown, from where the command line says; none if it says nothing.
+///
+/// # Errors
+/// If what is named cannot be read.
+pub(crate) fn consul_token(arguments: &ConsulArgs) -> anyhow::Result<Option<SecretString>> {
+    given(
+        &arguments.consul_token,
+        arguments.consul_token_file.as_deref(),
+    )
 }
 
 /// The join token that a node hands its relay; none if it has none.

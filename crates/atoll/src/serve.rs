@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::cli::{DevArgs, FrontArgs, ServerProcessArgs};
 use crate::connection::Connection;
 use crate::crash;
+use crate::discovery::Discovery;
 use crate::output;
 use crate::secrets;
 use crate::settings;
@@ -53,6 +54,8 @@ async fn serve(
         data_dir: arguments.data.data_dir,
         api_key: secrets::api_key(&arguments.key)?,
         domain: arguments.domain,
+        advertise: arguments.advertise,
+        discovery: Discovery::open(&arguments.consul)?,
         policy: settings::policy(arguments.scheduler_policy.as_deref())?,
         forecast: settings::forecast(arguments.forecast_reserve),
         events: arguments.events,

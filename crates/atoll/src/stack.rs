@@ -46,6 +46,7 @@ use crate::cli::machine::MachineArgs;
 use crate::commands::doctor;
 use crate::components::Components;
 use crate::connection::Connection;
+use crate::discovery::Discovery;
 use crate::node::{self, BASE_RESOURCES};
 use crate::{listening, secrets, settings, telemetry, traces};
 
@@ -78,6 +79,9 @@ pub(crate) struct Options {
     pub(crate) data_dir: PathBuf,
     pub(crate) api_key: Option<SecretString>,
     pub(crate) domain: Option<String>,
+    /// `host:port` for those that look for the server in `discovery`.
+    pub(crate) advertise: Option<String>,
+    pub(crate) discovery: Option<Discovery>,
     pub(crate) policy: Overlay,
     /// None: nobody looks ahead.
     pub(crate) forecast: Option<forecast::Config>,
@@ -151,6 +155,12 @@ impl Stack {
             Nodes::Joining(token) => joining_nodes(token, &control, &components),
             Nodes::Instant => instant_node(&control, &components).await?,
         };
+        if let Some(discovery) = &options.discovery {
+            let authority = listening::advertised(address, options.advertise)?;
+            discovery
+                .announce_server(&control, &authority, &components)
+                .await?;
+        }
         let (running, stop) = (control.clone(), components.cancel());
         components.start("control", async move { running.run(stop).await });
         ensure_base(&control).await?;

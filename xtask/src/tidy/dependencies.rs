@@ -39,7 +39,7 @@ const IMPURE: [&str; 8] = [
     "reqwest",
 ];
 
-const TABLE: [Row; 12] = [
+const TABLE: [Row; 13] = [
     Row {
         name: "atoll-core",
         may_use: &[],
@@ -50,6 +50,13 @@ const TABLE: [Row; 12] = [
         name: "atoll-proto",
         may_use: &["atoll-core"],
         may_not_name: &["axum", "sqlx"],
+        may_not_reach: &DATABASES,
+    },
+    Row {
+        // Clients of other products: they know nothing of ours.
+        name: "atoll-discovery",
+        may_use: &[],
+        may_not_name: &["axum", "hyper"],
         may_not_reach: &DATABASES,
     },
     Row {
@@ -105,6 +112,7 @@ const TABLE: [Row; 12] = [
         // The guest's two binaries are embedded by its build script, never linked.
         may_use: &[
             "atoll-core",
+            "atoll-discovery",
             "atoll-proto",
             "atoll-store",
             "atoll-control",

@@ -182,6 +182,9 @@ impl ControlPlane {
 
 const STORE: &str = "store";
 
+/// How a directory does, how long its last call took, and when one last worked.
+type Directory = (Verdict, Option<Duration>, Option<Timestamp>);
+
 /// How often the cache is compared before it counts as different: a template that is being made is
 /// in one place before the other.
 const CACHE_LOOKS: u32 = 2;
@@ -197,7 +200,8 @@ impl Inner {
         let nodes = self.registry.view();
         let fleet = fleet_status(&nodes);
         let essential = store.status.max(fleet);
-        let mut components = vec![store, cache, discovery(&nodes)];
+        let directory = self.directory.health();
+        let mut components = vec![store, cache, discovery(&nodes, directory)];
         components.extend(others);
         components.extend(nodes.iter().flat_map(of_node));
         self.note_successes(&mut components);
@@ -265,7 +269,9 @@ impl Inner {
                 let at = part.last_success.unwrap_or(now);
                 successes.insert(part.name.clone(), at);
             }
-            part.last_success = successes.get(&part.name).copied();
+            if part.last_success.is_none() {
+                part.last_success = successes.get(&part.name).copied();
+            }
         }
     }
 }
@@ -301,7 +307,10 @@ fn fleet_status(nodes: &[NodeView]) -> HealthStatus {
 
 /// Whether the nodes that are known made themselves known to this control plane, so that it can
 /// reach them.
-fn discovery(nodes: &[NodeView]) -> ComponentHealth {
+///
+/// Where there is a directory, also whether sandboxes are registered there; latency and last
+/// success are its then.
+fn discovery(nodes: &[NodeView], directory: Option<Directory>) -> ComponentHealth {
     let begun = Instant::now();
     let expected = nodes.iter().filter(|node| node.state != NodeState::Left);
     let missing: Vec<_> = expected
@@ -317,7 +326,23 @@ fn discovery(nodes: &[NodeView]) -> ComponentHealth {
         let names = missing.join(", ");
         Verdict::degraded(format!("have not joined since the server started: {names}"))
     };
-    component("discovery".to_owned(), verdict, Some(begun.elapsed()))
+    let name = "discovery".to_owned();
+    let Some((registered, latency, last_success)) = directory else {
+        return component(name, verdict, Some(begun.elapsed()));
+    };
+    let details: Vec<_> = [&registered.detail, &verdict.detail]
+        .into_iter()
+        .filter(|detail| !detail.is_empty())
+        .cloned()
+        .collect();
+    let both = Verdict {
+        status: verdict.status.max(registered.status),
+        detail: details.join("; "),
+    };
+    ComponentHealth {
+        last_success,
+        ..component(name, both, latency)
+    }
 }
 
 /// A node, its driver, its disk and its clock. The latency of each is the node's.

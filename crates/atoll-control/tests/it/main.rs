@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod audit;
+mod discovery;
 mod events;
 mod fake_node;
 mod faults;

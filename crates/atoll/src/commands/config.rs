@@ -10,6 +10,7 @@ use crate::cli::Command;
 use crate::cli::config::{ConfigCommand, Role};
 use crate::commands::run::Exit;
 use crate::config::{self, Effective, Failure, Kind, Origin, Resolved, Setting};
+use crate::discovery::Discovery;
 use crate::{output, secrets};
 
 /// A setting, as a program reads it.
@@ -81,6 +82,13 @@ fn open_secrets(command: &Command) -> anyhow::Result<()> {
         Command::Node(arguments) => (None, Some(&arguments.join)),
         _ => (None, None),
     };
+    let consul = match command {
+        Command::Dev(arguments) => Some(&arguments.front.consul),
+        Command::Server(arguments) => Some(&arguments.front.consul),
+        Command::Node(arguments) => Some(&arguments.consul),
+        _ => None,
+    };
+    consul.map(Discovery::open).transpose()?;
     key.map(secrets::api_key).transpose()?;
     join.map(secrets::join_token).transpose()?;
     Ok(())
