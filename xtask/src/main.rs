@@ -28,6 +28,7 @@ Usage: cargo xtask COMMAND
 
 Commands:
   tidy          check the house rules: format, lints, dependencies, lengths, links
+  provision     install what the tests need
   test          install what the tests need, then tidy and every test
   conformance   the published SDKs against a fresh server (--write-docs: docs/compat.md)
   sim           the control plane in a simulated world: --seeds N [--from S], or --seed S [--trace]
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         ["tidy"] => tidy::run(),
+        ["provision"] => provision::system(),
         ["test"] => testing::run(),
         ["conformance"] => conformance::build_and_run(false),
         ["conformance", "--write-docs"] => conformance::build_and_run(true),
