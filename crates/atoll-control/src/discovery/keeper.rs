@@ -25,6 +25,9 @@ use crate::view::Watched;
 /// The shortest and the longest time between attempts while the directory takes nothing.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 
+/// How often a server that is not on duty looks whether it is.
+const DUTY_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How long what changed last may take to be written when the control plane stops.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
@@ -107,6 +110,11 @@ impl Keeper {
                 () = waiting.more() => false,
             };
             let begun = Instant::now();
+            if !self.inner.servers.is_on_duty() {
+                self.stand_by(begun);
+                next_pass = begun + DUTY_INTERVAL;
+                continue;
+            }
             let work = async {
                 if is_pass {
                     self.pass().await
@@ -142,6 +150,15 @@ impl Keeper {
         if !matches!(last, Ok(Ok(()))) && !waiting.is_empty() {
             tracing::warn!("the directory is not told of the last changes");
         }
+    }
+
+    /// Leaves the directory to the server that is on duty, and its changes with it: who comes on
+    /// duty begins with a comparison.
+    fn stand_by(&mut self, now: Instant) {
+        self.written.clear();
+        self.waiting.take(usize::MAX);
+        let at = self.inner.clock.now();
+        self.standing.note(Ok(()), now.elapsed(), at);
     }
 
     fn judge(&self, result: Result<(), String>, begun: Instant) -> Result<(), ()> {
