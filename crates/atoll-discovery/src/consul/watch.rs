@@ -126,7 +126,7 @@ pub async fn watch(
                 }
                 Err(error) => {
                     if is_answered {
-                        tracing::warn!(service, %error, "Consul does not answer: what was known stands");
+                        tracing::warn!(service, %error, "no answer: the last one stands");
                     }
                     is_answered = false;
                     // It may come back as another one, whose index is anywhere.
