@@ -59,6 +59,8 @@ struct Seen {
     /// When this server asked and was told that it is on duty.
     on_duty: Option<Instant>,
     listed: Vec<ServerRow>,
+    /// When this server looked last.
+    looked: Option<Instant>,
     lease: Option<Lease>,
 }
 
@@ -131,11 +133,16 @@ impl Servers {
             return (Vec::new(), false);
         };
         let mut seen = lock(&self.seen);
+        // Who could not look for long, as when the store was away, begins to watch anew: the others
+        // could not beat either.
+        let was_blind = seen
+            .looked
+            .is_some_and(|looked| asked.duration_since(looked) >= DUTY_MAX);
         let before: BTreeSet<_> = seen.others.keys().cloned().collect();
         let mut others = BTreeMap::new();
         for row in listed.iter().filter(|row| row.id != own.id) {
             let moved = match seen.others.get(&row.id) {
-                Some(other) if other.beats == row.beats => other.moved,
+                Some(other) if other.beats == row.beats && !was_blind => other.moved,
                 Some(_) | None => asked,
             };
             let other = Other {
@@ -153,6 +160,7 @@ impl Servers {
             .collect();
         seen.others = others;
         seen.listed = listed;
+        seen.looked = Some(asked);
         (dead, is_less)
     }
 
@@ -273,14 +281,19 @@ mod tests {
         let servers = Servers::new(Some(&config), "own");
         let look = |rows: &[ServerRow]| servers.note_list(rows.to_vec(), Instant::now());
         assert_eq!(look(&[row("a", 5), row("own", 1)]), (vec![], false));
-        tokio::time::advance(DEAD_AFTER - Duration::from_millis(1)).await;
-        assert_eq!(look(&[row("a", 5), row("b", 9)]), (vec![], false));
-        tokio::time::advance(Duration::from_millis(1)).await;
+        for beats in [7, 8] {
+            tokio::time::advance(BEAT_INTERVAL).await;
+            assert_eq!(look(&[row("a", 5), row("b", beats)]), (vec![], false));
+        }
+        tokio::time::advance(BEAT_INTERVAL).await;
         let dead = vec![("a".parse().unwrap(), 5)];
         assert_eq!(look(&[row("a", 5), row("b", 9)]), (dead, false));
         // It came back under the same name and counts anew.
         assert_eq!(look(&[row("a", 1), row("b", 9)]), (vec![], false));
         assert_eq!(look(&[row("b", 9)]), (vec![], true));
+        // The store was away for all of them: nobody is dead for that.
+        tokio::time::advance(10 * DEAD_AFTER).await;
+        assert_eq!(look(&[row("b", 9)]), (vec![], false));
     }
 
     #[tokio::test(start_paused = true)]

@@ -113,9 +113,10 @@ pub(crate) struct ServerProcessArgs {
 pub(crate) struct NodeArgs {
     #[command(flatten)]
     pub(crate) file: FileArgs,
-    /// URL of the server to join, `http://HOST:PORT`.
-    #[arg(long, env = "ATOLL_SERVER")]
-    pub(crate) server: http::Uri,
+    /// URLs of the servers to join, `http://HOST:PORT`, with commas between them: each one of
+    /// those that share a store.
+    #[arg(long, env = "ATOLL_SERVER", required = true, value_delimiter = ',')]
+    pub(crate) server: Vec<http::Uri>,
     /// Address for orders and for connections into sandboxes.
     #[arg(long, default_value = "127.0.0.1:3001", env = "ATOLL_NODE_LISTEN")]
     pub(crate) listen: SocketAddr,

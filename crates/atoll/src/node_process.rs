@@ -68,30 +68,30 @@ pub(crate) async fn run(arguments: NodeArgs) -> anyhow::Result<()> {
         discovery.announce_node(&id, authority.as_str(), &components)?;
     }
 
-    let membership = membership::Config {
-        node: id.clone(),
-        server: arguments.server,
-        address: address.clone(),
-        info: agent.info(),
-        incarnation: incarnation(),
-        token,
-    };
     let joined = Joined {
         node: id.to_string(),
         address: address.to_string(),
         pid: std::process::id(),
     };
+    let is_told = arguments.json;
     let told = move || {
-        if arguments.json
-            && let Err(error) = output::json(&joined)
-        {
+        if is_told && let Err(error) = output::json(&joined) {
             tracing::debug!(%error, "nobody reads the output");
         }
     };
-    components.start(
-        "membership",
-        membership::run(membership, agent, components.cancel(), told),
-    );
+    let incarnation = incarnation();
+    for server in arguments.server {
+        let membership = membership::Config {
+            node: id.clone(),
+            server,
+            address: address.clone(),
+            info: agent.info(),
+            incarnation: incarnation.clone(),
+            token: token.clone(),
+        };
+        let kept = membership::run(membership, agent.clone(), components.cancel(), told.clone());
+        components.start("membership", kept);
+    }
     let reason = tokio::select! {
         _ = interrupt.recv() => "interrupted",
         _ = terminate.recv() => "terminated",

@@ -33,6 +33,10 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(100);
 /// How late a deadline may be noticed, besides what the store takes.
 const EXPIRE_WITHIN: Duration = Duration::from_secs(2);
 
+/// How long the edge of one of several servers may have the route of an earlier placement, which
+/// the node refuses.
+const FOLLOW_WITHIN: Duration = Duration::from_secs(1);
+
 /// How long what had to wait for a part may take to try again once that works: the longest pause
 /// between attempts, and the attempt.
 const TRY_AGAIN_WITHIN: Duration = Duration::from_secs(6);
@@ -82,15 +86,24 @@ impl Checks {
     }
 
     /// Looks at everything that must hold now.
-    pub(crate) async fn look(&mut self, server: Option<&Server>) {
+    pub(crate) async fn look(&mut self, servers: &[Arc<Server>]) {
         let rows = self.rows().await;
         let copies = self.copies();
         self.judge_load(&copies);
         self.judge_quota(&rows).await;
-        if let Some(server) = server {
-            self.judge_routes(server, &rows, &copies);
-        }
         let mut concerns = Vec::new();
+        for (index, server) in servers.iter().enumerate() {
+            let astray = self.judge_routes(server, &rows, &copies);
+            if servers.len() == 1 {
+                astray.iter().for_each(|what| self.world.violate(what));
+                continue;
+            }
+            concerns.extend(astray.into_iter().map(|what| Concern {
+                what: format!("at server {index} {what}"),
+                parts: vec![Part::Server, Part::Store],
+                bound: FOLLOW_WITHIN,
+            }));
+        }
         concerns.extend(rows.iter().filter_map(|row| self.concern(row, &copies)));
         concerns.extend(self.strangers(&rows, &copies));
         self.weigh(concerns);
@@ -140,8 +153,10 @@ impl Checks {
         }
     }
 
-    /// No sandbox has two routable copies, and a route leads to the placement it names.
-    fn judge_routes(&self, server: &Server, rows: &[Sandbox], copies: &Copies) {
+    /// No sandbox has two routable copies, and a route leads to the placement it names; answers
+    /// those that do not.
+    fn judge_routes(&self, server: &Server, rows: &[Sandbox], copies: &Copies) -> Vec<String> {
+        let mut astray = Vec::new();
         for row in rows {
             let Some(route) = server.edge.route(&row.id) else {
                 continue;
@@ -164,12 +179,13 @@ impl Checks {
             if let [generation] = reached[..]
                 && generation != route.generation
             {
-                self.world.violate(format_args!(
+                astray.push(format!(
                     "the route to generation {} of {} leads to {generation}",
                     route.generation, row.id
                 ));
             }
         }
+        astray
     }
 
     fn parts(&self, row: &Sandbox) -> Vec<Part> {

@@ -13,13 +13,19 @@ use crate::world::{Part, World};
 /// Chance in a thousand that a step begins a fault.
 const BEGINS_PER_MILLE: u32 = 130;
 
+/// How long the work of a server that ended may rest, if there are others.
+const MOVES_WITHIN: Duration = Duration::from_secs(10);
+
+/// The servers; none where one is down.
+pub(crate) type Servers = [Option<Arc<Server>>];
+
 /// Something that has an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ongoing {
     AgentDown(usize),
     Slow(usize),
     Cut(usize),
-    ServerDown,
+    ServerDown(usize),
     StoreDown,
 }
 
@@ -46,8 +52,8 @@ impl Faults {
         }
     }
 
-    /// Ends what is due and perhaps begins something. `server` is none while it is down.
-    pub(crate) async fn step(&mut self, server: &mut Option<Arc<Server>>) {
+    /// Ends what is due and perhaps begins something.
+    pub(crate) async fn step(&mut self, servers: &mut Servers) {
         let now = Instant::now();
         let due = |(at, _): &(Instant, Ongoing)| *at <= now;
         for (_, fault) in self
@@ -55,35 +61,49 @@ impl Faults {
             .extract_if(.., |one| due(one))
             .collect::<Vec<_>>()
         {
-            self.end(fault, server).await;
+            self.end(fault, servers).await;
         }
         if self.world.goes_wrong(BEGINS_PER_MILLE) {
-            self.begin(server).await;
+            self.begin(servers).await;
         }
-        if server.as_ref().is_some_and(|server| server.is_dead()) {
-            // It died by itself, in the middle of something.
-            *server = None;
-            self.last(Ongoing::ServerDown, 100, 20_000);
+        for index in 0..servers.len() {
+            let down = Ongoing::ServerDown(index);
+            if servers[index].take_if(|server| server.is_dead()).is_some() {
+                // It died by itself, in the middle of something.
+                self.world.disturb_for(Part::Server, MOVES_WITHIN);
+                self.last(down, 100, 20_000);
+            }
+            if servers[index].is_none() && !self.has(down) {
+                self.start(index, servers).await;
+            }
         }
-        if server.is_none() && !self.has(Ongoing::ServerDown) {
-            *server = Server::start(&self.world, &self.database, &self.cables).await;
-        }
-        self.stamp(server.is_some());
+        self.stamp(servers);
     }
 
     /// Ends everything.
-    pub(crate) async fn cease(&mut self, server: &mut Option<Arc<Server>>) {
+    pub(crate) async fn cease(&mut self, servers: &mut Servers) {
         self.world.note("faults cease");
         self.world.calm_down();
-        if server.as_ref().is_some_and(|server| server.is_dead()) {
-            *server = None;
+        for server in servers.iter_mut() {
+            server.take_if(|server| server.is_dead());
         }
         for (_, fault) in std::mem::take(&mut self.ongoing) {
-            self.end(fault, server).await;
+            self.end(fault, servers).await;
         }
-        while server.is_none() {
-            *server = Server::start(&self.world, &self.database, &self.cables).await;
+        for index in 0..servers.len() {
+            while servers[index].is_none() {
+                self.start(index, servers).await;
+            }
         }
+    }
+
+    async fn start(&self, index: usize, servers: &mut Servers) {
+        let is_dead =
+            |server: &Option<Arc<Server>>| server.as_ref().is_none_or(|server| server.is_dead());
+        let is_first = servers.iter().all(is_dead);
+        let (world, database) = (&self.world, &self.database);
+        let started = Server::start(world, database, &self.cables, (index, is_first));
+        servers[index] = started.await;
     }
 
     fn has(&self, fault: Ongoing) -> bool {
@@ -95,7 +115,9 @@ impl Faults {
         self.ongoing.push((until, fault));
     }
 
-    async fn begin(&mut self, server: &mut Option<Arc<Server>>) {
+    async fn begin(&mut self, servers: &mut Servers) {
+        let index = self.world.one_of(servers.len());
+        let server = &mut servers[index];
         let node = self.world.below(self.cables.len());
         let cable = Arc::clone(&self.cables[node]);
         let name = cable.machine.id().clone();
@@ -104,13 +126,15 @@ impl Faults {
             0 | 1 => {
                 if let Some(server) = server.take() {
                     server.crash();
-                    self.last(Ongoing::ServerDown, 0, 40_000);
+                    self.world.disturb_for(Part::Server, MOVES_WITHIN);
+                    self.last(Ongoing::ServerDown(index), 0, 40_000);
                 }
             }
             2 => {
                 if let Some(server) = server.take() {
                     server.stop().await;
-                    self.last(Ongoing::ServerDown, 0, 10_000);
+                    self.world.disturb_for(Part::Server, MOVES_WITHIN);
+                    self.last(Ongoing::ServerDown(index), 0, 10_000);
                 }
             }
             3 | 4 if cable.machine.is_up() => {
@@ -161,14 +185,14 @@ impl Faults {
         self.world.disturb(Part::WallClock);
     }
 
-    async fn end(&mut self, fault: Ongoing, server: &mut Option<Arc<Server>>) {
+    async fn end(&mut self, fault: Ongoing, servers: &mut Servers) {
         self.world.note(format_args!("{fault:?} ends"));
         match fault {
             Ongoing::AgentDown(node) => {
                 let cable = &self.cables[node];
                 if !cable.machine.is_up() {
                     cable.machine.start();
-                    if let Some(server) = server {
+                    for server in servers.iter().flatten() {
                         server.admit(cable);
                     }
                 }
@@ -176,23 +200,21 @@ impl Faults {
             Ongoing::Slow(node) => self.cables[node].machine.set_slow(false),
             Ongoing::Cut(node) => self.cables[node].set(false, false),
             Ongoing::StoreDown => self.database.set_down(false),
-            Ongoing::ServerDown => {
-                *server = Server::start(&self.world, &self.database, &self.cables).await;
-            }
+            Ongoing::ServerDown(index) => self.start(index, servers).await,
         }
-        self.stamp(server.is_some());
+        self.stamp(servers);
         match fault {
             Ongoing::AgentDown(node) | Ongoing::Slow(node) | Ongoing::Cut(node) => {
                 self.cables[node].disturb();
             }
             Ongoing::StoreDown => self.world.disturb(Part::Store),
-            Ongoing::ServerDown => {}
+            Ongoing::ServerDown(_) => {}
         }
     }
 
     /// Notes what is disturbed at this step.
-    fn stamp(&self, is_server_up: bool) {
-        if !is_server_up {
+    fn stamp(&self, servers: &Servers) {
+        if servers.iter().all(Option::is_none) {
             self.world.disturb(Part::Server);
         }
         if self.database.is_down() {

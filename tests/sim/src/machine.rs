@@ -67,7 +67,8 @@ struct State {
     life: Option<u64>,
     lives: u64,
     is_slow: bool,
-    events: Option<mpsc::Sender<NodeEvent>>,
+    /// By server.
+    events: BTreeMap<usize, mpsc::Sender<NodeEvent>>,
 }
 
 /// See the module.
@@ -159,15 +160,15 @@ impl Machine {
     }
 
     /// Where the agent sends what it notices, from now on.
-    pub(crate) fn connect(&self, events: mpsc::Sender<NodeEvent>) {
-        lock(&self.state).events = Some(events);
+    pub(crate) fn connect(&self, server: usize, events: mpsc::Sender<NodeEvent>) {
+        lock(&self.state).events.insert(server, events);
     }
 
     /// The agent's process ends.
     pub(crate) fn crash(&self) {
         let mut state = lock(&self.state);
         state.life = None;
-        state.events = None;
+        state.events.clear();
         drop(state);
         self.changed.notify_waiters();
     }
@@ -234,9 +235,9 @@ impl Machine {
         copy.full = Resources::default();
         copy.resources = copy.full;
         let seen = observed(&key, copy);
-        if let Some(events) = &state.events {
+        for events in state.events.values() {
             // A full queue loses it, as the agent's does; the next report tells it.
-            let _ = events.try_send(NodeEvent::Changed(seen));
+            let _ = events.try_send(NodeEvent::Changed(seen.clone()));
         }
         Some(key.0)
     }

@@ -27,6 +27,9 @@ struct Arguments {
     /// Steps before the faults stop.
     #[arg(long, default_value_t = Options::STEPS)]
     steps: u32,
+    /// Servers on the one store.
+    #[arg(long, default_value_t = 1)]
+    servers: usize,
     /// Break this on purpose.
     #[arg(long)]
     sabotage: Option<Sabotage>,
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
                     let report = run(Options {
                         seed,
                         steps: arguments.steps,
+                        servers: arguments.servers.max(1),
                         sabotage: arguments.sabotage,
                         keeps_trace: arguments.trace,
                     });

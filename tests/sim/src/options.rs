@@ -9,6 +9,8 @@ pub struct Options {
     pub seed: u64,
     /// Steps before the faults stop.
     pub steps: u32,
+    /// Servers on the one store.
+    pub servers: usize,
     /// A guarantee that is broken on purpose.
     pub sabotage: Option<Sabotage>,
     /// Whether every line of the trace is kept, not only the last ones.
@@ -25,9 +27,17 @@ impl Options {
         Self {
             seed,
             steps: Self::STEPS,
+            servers: 1,
             sabotage: None,
             keeps_trace: false,
         }
+    }
+
+    /// The same run with several servers on the one store.
+    #[must_use]
+    pub const fn with_servers(mut self, servers: usize) -> Self {
+        self.servers = servers;
+        self
     }
 
     /// The same run with something broken in it.

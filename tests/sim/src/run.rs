@@ -62,6 +62,8 @@ pub struct Report {
     pub hash: u64,
     /// Lines of the whole trace.
     pub lines: u64,
+    /// Servers on the one store.
+    pub servers: usize,
     /// Virtual time that passed.
     pub virtual_time: Duration,
     /// Creates that were answered well.
@@ -77,8 +79,8 @@ impl Report {
     #[must_use]
     pub fn command(&self, steps: u32) -> String {
         format!(
-            "cargo xtask sim --seed {} --steps {steps} --trace",
-            self.seed
+            "cargo xtask sim --seed {} --servers {} --steps {steps} --trace",
+            self.seed, self.servers
         )
     }
 }
@@ -184,31 +186,34 @@ impl Run {
             self.cables.clone(),
         );
         let watcher = Arc::new(Watcher::new(Arc::clone(&world)));
-        let mut server = None;
+        let mut servers = vec![None; world.options.servers];
         for _ in 0..world.options.steps {
             sleep(pause(&world)).await;
-            faults.step(&mut server).await;
-            if let Some(server) = &server {
+            faults.step(&mut servers).await;
+            let live: Vec<_> = servers.iter().flatten().cloned().collect();
+            if let Some(server) = live.first() {
                 watcher.attach(server);
-                clients.act(server);
+                clients.act(&live[world.one_of(live.len())]);
             }
-            checks.look(server.as_deref()).await;
+            checks.look(&live).await;
             self.judge_panics();
             if world.is_violated() {
                 break;
             }
         }
         if !world.is_violated() {
-            faults.cease(&mut server).await;
-            if let Some(server) = &server {
+            faults.cease(&mut servers).await;
+            let live: Vec<_> = servers.iter().flatten().cloned().collect();
+            if let Some(server) = live.first() {
                 watcher.attach(server);
-                self.come_to_rest(server, &mut checks, &clients).await;
+                self.come_to_rest(&live, &mut checks, &clients).await;
                 watcher.judge(&self.database.book.entries());
             }
         }
         let mut trace = world.trace();
         Report {
             seed: world.options.seed,
+            servers: world.options.servers,
             hash: trace.hash(),
             lines: trace.lines(),
             virtual_time: began.elapsed(),
@@ -250,30 +255,32 @@ impl Run {
 
     /// Without faults everything comes to rest and agrees; then everything is ended, and nothing
     /// is left over.
-    async fn come_to_rest(&self, server: &Arc<Server>, checks: &mut Checks, clients: &Clients) {
-        self.look_for(REST_AFTER, server, checks).await;
-        self.expect_rest(server, checks, "a minute after the last fault")
+    async fn come_to_rest(&self, servers: &[Arc<Server>], checks: &mut Checks, clients: &Clients) {
+        self.look_for(REST_AFTER, servers, checks).await;
+        self.expect_rest(servers, checks, "a minute after the last fault")
             .await;
-        if timeout(CLIENTS_LIMIT, self.end_all(server, checks, clients))
+        if timeout(CLIENTS_LIMIT, self.end_all(servers, checks, clients))
             .await
             .is_err()
         {
             self.world.violate("not everything could be ended");
         }
-        self.look_for(END_WITHIN, server, checks).await;
+        self.look_for(END_WITHIN, servers, checks).await;
         let left = checks.rows().await.len();
         if left > 0 {
             self.world
                 .violate(format_args!("{left} rows are left over at the end"));
         }
-        self.expect_rest(server, checks, "at the end").await;
+        self.expect_rest(servers, checks, "at the end").await;
         checks.judge_history().await;
         self.judge_panics();
-        server.crash();
+        for server in servers {
+            server.crash();
+        }
     }
 
     /// Ends what runs; then, as there is room now, resumes everything that is paused and ends it.
-    async fn end_all(&self, server: &Server, checks: &Checks, clients: &Clients) {
+    async fn end_all(&self, servers: &[Arc<Server>], checks: &Checks, clients: &Clients) {
         let owned = |row: Sandbox| {
             let is_owner = |tenant: &Tenant| tenant.team == row.team;
             let team = self.tenants.iter().position(is_owner);
@@ -283,25 +290,26 @@ impl Run {
         let (paused, running): (Vec<_>, Vec<_>) = rows
             .into_iter()
             .partition(|(_, row)| row.state == State::Paused);
+        let any = || &servers[self.world.one_of(servers.len())];
         for (team, row) in running {
-            clients.kill_one(server, team, &row.id).await;
+            clients.kill_one(any(), team, &row.id).await;
         }
         for (team, row) in paused {
-            clients.resume_and_kill(server, team, &row.id).await;
+            clients.resume_and_kill(any(), team, &row.id).await;
         }
     }
 
-    async fn look_for(&self, time: Duration, server: &Server, checks: &mut Checks) {
+    async fn look_for(&self, time: Duration, servers: &[Arc<Server>], checks: &mut Checks) {
         let until = Instant::now() + time;
         while Instant::now() < until && !self.world.is_violated() {
             sleep(Duration::from_millis(500)).await;
-            checks.look(Some(server)).await;
+            checks.look(servers).await;
         }
     }
 
-    async fn expect_rest(&self, server: &Server, checks: &Checks, when: &str) {
+    async fn expect_rest(&self, servers: &[Arc<Server>], checks: &Checks, when: &str) {
         let until = Instant::now() + PASSING;
-        while let Some(why) = checks.unrest(server).await {
+        while let Some(why) = unrest_of(servers, checks).await {
             if Instant::now() > until {
                 self.world.violate(format_args!("no rest {when}: {why}"));
                 return;
@@ -309,6 +317,15 @@ impl Run {
             sleep(Duration::from_millis(100)).await;
         }
     }
+}
+
+async fn unrest_of(servers: &[Arc<Server>], checks: &Checks) -> Option<String> {
+    for (index, server) in servers.iter().enumerate() {
+        if let Some(why) = checks.unrest(server).await {
+            return Some(format!("server {index}: {why}"));
+        }
+    }
+    None
 }
 
 /// Writes the control plane's own warnings into the trace. What it logs as an error is a defect.

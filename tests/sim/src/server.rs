@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_control::config::Config;
+use atoll_control::config::{Config, ServerConfig};
 use atoll_control::{ControlPlane, Parts};
 use atoll_core::heartbeat::HEARTBEAT_INTERVAL;
 use tokio::sync::mpsc;
@@ -39,6 +39,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Server {
+    /// Which of those on the store.
+    index: usize,
     pub(crate) control: ControlPlane,
     pub(crate) edge: Arc<Edge>,
     pub(crate) incarnation: Arc<Incarnation>,
@@ -53,12 +55,13 @@ impl Server {
         world: &Arc<World>,
         database: &Arc<Database>,
         cables: &[Arc<Cable>],
+        (index, is_first): (usize, bool),
     ) -> Option<Arc<Self>> {
-        world.note("server starts");
+        world.note(format_args!("server {index} starts"));
         world.disturb(Part::Server);
-        // From here on it waits for them.
-        for cable in cables {
-            cable.hear();
+        if is_first {
+            // From here on somebody waits for them.
+            cables.iter().for_each(|cable| cable.hear());
         }
         let incarnation = Arc::new(Incarnation::default());
         let edge = Arc::new(Edge::new(Arc::clone(world), Arc::clone(&incarnation)));
@@ -77,6 +80,10 @@ impl Server {
         config.team_limits.concurrent_sandboxes = TEAM_MAX;
         config.create_timeout = CREATE_TIMEOUT;
         config.delete_timeout = DELETE_TIMEOUT;
+        config.server = (world.options.servers > 1).then(|| ServerConfig {
+            address: format!("server-{index}"),
+            version: "sim".to_owned(),
+        });
         let opened = tokio::select! {
             biased;
             () = incarnation.died() => return None,
@@ -89,6 +96,7 @@ impl Server {
             world.tasks.spawn(async move { control.run(cancel).await })
         };
         let server = Arc::new(Self {
+            index,
             control,
             edge,
             incarnation,
@@ -129,7 +137,7 @@ impl Server {
     /// Whether the node was heard.
     async fn join(&self, cable: &Arc<Cable>) -> bool {
         let (sender, events) = mpsc::channel(EVENTS_QUEUE);
-        cable.machine.connect(sender);
+        cable.machine.connect(self.index, sender);
         let link = Link::new(Arc::clone(cable), Arc::clone(&self.incarnation));
         let joined = self.control.node_join(Arc::new(link), events).await;
         cable.disturb();
@@ -172,14 +180,16 @@ impl Server {
 
     /// The process is killed.
     pub(crate) fn crash(&self) {
-        self.world.note("server crashes");
+        let index = self.index;
+        self.world.note(format_args!("server {index} crashes"));
         self.incarnation.kill();
         self.background.abort();
     }
 
     /// The process is asked to end.
     pub(crate) async fn stop(self: Arc<Self>) {
-        self.world.note("server stops");
+        let index = self.index;
+        self.world.note(format_args!("server {index} stops"));
         self.cancel.cancel();
         let ended = async {
             while !self.background.is_finished() {

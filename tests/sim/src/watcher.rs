@@ -43,7 +43,8 @@ impl Watcher {
     pub(crate) fn attach(self: &Arc<Self>, server: &Arc<Server>) {
         let new = Arc::downgrade(server);
         let mut memory = lock(&self.memory);
-        if memory.server.ptr_eq(&new) {
+        let before = memory.server.upgrade();
+        if memory.server.ptr_eq(&new) || before.is_some_and(|before| !before.is_dead()) {
             return;
         }
         memory.server = new;

@@ -125,6 +125,11 @@ impl World {
         lock(&self.rng).random_range(0..bound)
     }
 
+    /// One of so many; where there is one, nothing is drawn.
+    pub(crate) fn one_of(&self, count: usize) -> usize {
+        if count > 1 { self.below(count) } else { 0 }
+    }
+
     /// A time between the two, in milliseconds.
     pub(crate) fn millis(&self, from: u64, to: u64) -> Duration {
         Duration::from_millis(lock(&self.rng).random_range(from..=to))
@@ -132,7 +137,15 @@ impl World {
 
     /// Notes that a part was touched by a fault just now: promises with a bound count from here.
     pub(crate) fn disturb(&self, part: Part) {
-        lock(&self.disturbed).insert(part, Instant::now());
+        self.disturb_for(part, Duration::ZERO);
+    }
+
+    /// The same for a fault whose effects go on for so long.
+    pub(crate) fn disturb_for(&self, part: Part, time: Duration) {
+        let until = Instant::now() + time;
+        let mut disturbed = lock(&self.disturbed);
+        let last = disturbed.entry(part).or_insert(until);
+        *last = until.max(*last);
     }
 
     /// When a fault last touched any of these parts.

@@ -9,20 +9,41 @@ const SEEDS_PER_TEST: u64 = 25;
 /// Seeds within which a defect must be found.
 const SEEDS_TO_FIND: u64 = 60;
 
+/// Seeds of runs with several servers: each takes as many times as long.
+const SEEDS_OF_SEVERAL: u64 = 12;
+
 /// Runs the seeds and fails with everything that is needed to repeat the first that fails.
 fn hold(from: u64) {
     for seed in from..from + SEEDS_PER_TEST {
-        let options = Options::new(seed);
-        let report = run(options);
-        assert!(
-            report.violations.is_empty(),
-            "{}\nseed {seed} breaks: {:#?}\nreproduce: {}",
-            report.trace.join("\n"),
-            report.violations,
-            report.command(options.steps),
-        );
-        assert!(report.creates > 0, "seed {seed} made nothing");
+        hold_one(Options::new(seed));
     }
+}
+
+fn hold_one(options: Options) {
+    let (report, seed) = (run(options), options.seed);
+    assert!(
+        report.violations.is_empty(),
+        "{}\nseed {seed} breaks: {:#?}\nreproduce: {}",
+        report.trace.join("\n"),
+        report.violations,
+        report.command(options.steps),
+    );
+    assert!(report.creates > 0, "seed {seed} made nothing");
+}
+
+/// The same guarantees where three servers share the store, each of which crashes, stops and starts
+/// by itself.
+#[test]
+fn the_guarantees_hold_with_three_servers() {
+    for seed in 0..SEEDS_OF_SEVERAL {
+        hold_one(Options::new(seed).with_servers(3));
+    }
+}
+
+#[test]
+fn a_seed_with_three_servers_repeats_its_run_exactly() {
+    let options = Options::new(7).with_servers(3);
+    assert_eq!(run(options).hash, run(options).hash);
 }
 
 #[test]

@@ -181,9 +181,9 @@ impl NodeEntry {
         now.duration_since(self.last_contact)
     }
 
-    /// Whether it was not heard for so long that it would be suspect.
+    /// Whether it was not heard for so long that it would be lost, or never.
     pub(super) fn is_silent(&self, now: Instant) -> bool {
-        self.client.is_none() || health_after(self.silence(now)) != NodeHealth::Ready
+        self.client.is_none() || health_after(self.silence(now)) == NodeHealth::Lost
     }
 
     /// Judges its silence. A node that has not reported since it joined or was lost can only become

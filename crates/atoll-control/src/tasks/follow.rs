@@ -40,14 +40,12 @@ pub(super) async fn run(inner: &Arc<Inner>, cancel: &CancellationToken) {
             kinds: EventKind::ALL.to_vec(),
             ..EventQuery::default()
         };
-        let mut head = inner.bus.head();
         let mut cursor = inner.opened_at;
         loop {
-            let newest = *head.borrow_and_update();
-            if newest <= cursor {
-                if head.changed().await.is_err() {
-                    return;
-                }
+            // Looked at rather than waited for: it moves with every commit, and a look is a number
+            // in memory.
+            if inner.bus.now() <= cursor {
+                tokio::time::sleep(LOOK_PAUSE).await;
                 continue;
             }
             match follow(inner, cursor, &query).await {

@@ -227,6 +227,10 @@ fn values(setting: &Setting, value: &DeValue<'_>) -> Result<Vec<String>, String>
                 values.push(format!("{}={value}", key.get_ref()));
             }
         }
+        // One is a list of one.
+        (true, value @ DeValue::String(_)) if !setting.is_map => {
+            values.push(scalar(setting, value)?);
+        }
         (true, value) => return Err(mismatch(setting, value)),
     }
     if let Some(delimiter) = setting.delimiter
