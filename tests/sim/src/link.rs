@@ -27,6 +27,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// between a message's arrival and its being noted.
 const LOST_AFTER: Duration = Duration::from_millis(29_900);
 
+/// The same with several servers: a heartbeat or two may have been heard by one that is dead since.
+const LOST_AFTER_TO_SEVERAL: Duration = Duration::from_secs(25);
+
 /// How long a node that returns may take to prove itself by a report; until then it is lost.
 const PROVES_WITHIN: Duration = Duration::from_secs(10);
 
@@ -76,7 +79,7 @@ impl Cable {
     pub(crate) fn hear(&self) {
         let now = Instant::now();
         let before = std::mem::replace(&mut *lock(&self.heard_at), now);
-        if now - before >= LOST_AFTER {
+        if now - before >= self.lost_after() {
             *lock(&self.returned_at) = Some(now);
         }
     }
@@ -85,8 +88,15 @@ impl Cable {
     pub(crate) fn may_be_given_up(&self) -> bool {
         let now = Instant::now();
         let returned = *lock(&self.returned_at);
-        now - *lock(&self.heard_at) >= LOST_AFTER
+        now - *lock(&self.heard_at) >= self.lost_after()
             || returned.is_some_and(|returned| now - returned < PROVES_WITHIN)
+    }
+
+    fn lost_after(&self) -> Duration {
+        match self.world.options.servers {
+            1 => LOST_AFTER,
+            _ => LOST_AFTER_TO_SEVERAL,
+        }
     }
 
     /// Cuts or mends each direction.
