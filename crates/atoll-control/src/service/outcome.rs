@@ -9,7 +9,7 @@ use atoll_core::id::SandboxId;
 use atoll_core::node::Refusal;
 use atoll_core::sandbox::{Desired, Sandbox, State};
 use atoll_store::store::{Intent, IntentChange};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::create::{CAPACITY_RETRY_AFTER, quota_exceeded};
 use super::{Inner, unavailable};
@@ -74,6 +74,11 @@ impl Inner {
         Ok(Some((intended, watch)))
     }
 
+    /// Until when a request may wait for sandboxes to come to rest, however often it does.
+    pub(super) fn wait_until(&self) -> Instant {
+        Instant::now() + self.config.transition_timeout
+    }
+
     /// Waits until a sandbox has come to rest, as it is after `row` was written.
     ///
     /// # Errors
@@ -82,12 +87,12 @@ impl Inner {
         self: &Arc<Self>,
         row: &Sandbox,
         mut watch: Watch,
+        until: Instant,
     ) -> Result<Settled> {
         let is_settled = |seen: &Sandbox| {
             seen.revision >= row.revision && (is_over(seen) || stance(seen) != Stance::Turning)
         };
-        let limit = self.config.transition_timeout;
-        let seen = match timeout(limit, watch.until(is_settled)).await {
+        let seen = match timeout_at(until, watch.until(is_settled)).await {
             Ok(Some(seen)) => Some(Arc::unwrap_or_clone(seen)),
             // Its task came to rest before we looked, or the server is shutting down.
             Ok(None) => self.store.sandbox_get(&row.id).await.map_err(unavailable)?,

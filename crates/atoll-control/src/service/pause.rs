@@ -51,7 +51,9 @@ impl Inner {
             let row = self.visible(tenant, id).await?;
             return Err(conflict(&row, "paused"));
         };
-        let settled = self.await_settled(&intended, watch).await?;
+        let settled = self
+            .await_settled(&intended, watch, self.wait_until())
+            .await?;
         let row = &settled.row;
         // Whoever resumed it meanwhile found it paused.
         let was_paused = row.kept.is_some() || row.generation != intended.generation;

@@ -45,7 +45,9 @@ impl Inner {
             let row = self.visible(tenant, id).await?;
             return Err(conflict(&row, "restarted"));
         };
-        let settled = self.await_settled(&intended, watch).await?;
+        let settled = self
+            .await_settled(&intended, watch, self.wait_until())
+            .await?;
         let row = settled.row;
         if is_over(&row) {
             return Err(not_created(&row));

@@ -7,6 +7,7 @@ use atoll_core::error::ErrorKind;
 use atoll_core::id::SandboxId;
 use atoll_core::sandbox::{Sandbox, State};
 use atoll_store::store::IntentChange;
+use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::outcome::{Settled, Stance, conflict, stance};
@@ -124,6 +125,7 @@ impl Inner {
         id: &SandboxId,
         timeout: Duration,
     ) -> Result<(Sandbox, Connected)> {
+        let until = self.wait_until();
         let mut connected = Connected::WasRunning;
         for _ in 0..TURNS_MAX {
             let row = self.visible(tenant, id).await?;
@@ -140,11 +142,11 @@ impl Inner {
                     if row.state != State::Running {
                         connected = Connected::Resumed;
                     }
-                    self.await_turn(&row).await?;
+                    self.await_turn(&row, until).await?;
                 }
                 Stance::Kept => {
                     let due = Due::new(tenant.receipt.as_ref(), Goal::Serving);
-                    if let Some(row) = self.resume(&row, timeout, due).await? {
+                    if let Some(row) = self.resume(&row, timeout, due, until).await? {
                         return Ok((row, Connected::Resumed));
                     }
                 }
@@ -155,6 +157,7 @@ impl Inner {
     }
 
     async fn serve_traffic(self: &Arc<Self>, id: &SandboxId, access: &TrafficAccess) -> Result<()> {
+        let until = self.wait_until();
         for _ in 0..TURNS_MAX {
             let row = self.store.sandbox_get(id).await.map_err(unavailable)?;
             let row = row
@@ -173,9 +176,10 @@ impl Inner {
                     self.publish_route(&row);
                     return Ok(());
                 }
-                Stance::Turning => self.await_turn(&row).await?,
+                Stance::Turning => self.await_turn(&row, until).await?,
                 Stance::Kept => {
-                    if self.resume(&row, row.timeout, None).await?.is_some() {
+                    let resumed = self.resume(&row, row.timeout, None, until).await?;
+                    if resumed.is_some() {
                         return Ok(());
                     }
                 }
@@ -207,9 +211,9 @@ impl Inner {
     }
 
     /// Waits until a sandbox that is on its way has come to rest.
-    async fn await_turn(self: &Arc<Self>, row: &Sandbox) -> Result<()> {
+    async fn await_turn(self: &Arc<Self>, row: &Sandbox, until: Instant) -> Result<()> {
         let watch = self.reconciler.wake(self, &row.id, None);
-        let Settled { row, .. } = self.await_settled(row, watch).await?;
+        let Settled { row, .. } = self.await_settled(row, watch, until).await?;
         if is_over(&row) {
             return Err(Error::no_sandbox(&row.id));
         }
@@ -222,12 +226,13 @@ impl Inner {
         row: &Sandbox,
         timeout: Duration,
         due: Option<Due>,
+        until: Instant,
     ) -> Result<Option<Sandbox>> {
         let change = IntentChange::Resume { timeout };
         let Some((intended, watch)) = self.intend(row, change, None, due).await? else {
             return Ok(None);
         };
-        let settled = self.await_settled(&intended, watch).await?;
+        let settled = self.await_settled(&intended, watch, until).await?;
         if is_over(&settled.row) {
             return Err(Error::no_sandbox(&row.id));
         }
