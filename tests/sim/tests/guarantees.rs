@@ -10,7 +10,7 @@ const SEEDS_PER_TEST: u64 = 25;
 const SEEDS_TO_FIND: u64 = 60;
 
 /// Seeds of runs with several servers: each takes as many times as long.
-const SEEDS_OF_SEVERAL: u64 = 12;
+const SEEDS_OF_SEVERAL: u64 = 8;
 
 /// Runs the seeds and fails with everything that is needed to repeat the first that fails.
 fn hold(from: u64) {

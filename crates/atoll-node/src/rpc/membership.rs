@@ -1,6 +1,6 @@
 //! A node's membership: it joins a server, says that it lives, and joins again whenever the server
-//! does not know it. Its sandboxes go on whatever becomes of the server. With several servers it has
-//! as many memberships, and none waits for another.
+//! does not know it. Its sandboxes go on whatever becomes of the server. With several servers it
+//! has as many memberships, and none waits for another.
 
 use std::time::Duration;
 
