@@ -114,8 +114,8 @@ pub(crate) struct NodeArgs {
     #[command(flatten)]
     pub(crate) file: FileArgs,
     /// URLs of the servers to join, `http://HOST:PORT`, with commas between them: each one of
-    /// those that share a store.
-    #[arg(long, env = "ATOLL_SERVER", required = true, value_delimiter = ',')]
+    /// those that share a store. With Consul those that are registered there are joined, too.
+    #[arg(long, env = "ATOLL_SERVER", value_delimiter = ',')]
     pub(crate) server: Vec<http::Uri>,
     /// Address for orders and for connections into sandboxes.
     #[arg(long, default_value = "127.0.0.1:3001", env = "ATOLL_NODE_LISTEN")]

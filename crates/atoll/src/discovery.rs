@@ -6,21 +6,27 @@
 //! | `atoll-node` | a node | the same |
 //! | `atoll-sandbox` | a sandbox | the catalog, below a node for each of ours |
 
-use std::collections::{BTreeMap, BTreeSet};
+mod directory;
+mod nodes;
+mod servers;
+
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
-use atoll_control::discovery::{Change, Config, Directory, Found, Registration};
+use atoll_api::rest::Api;
+use atoll_control::discovery::Config;
 use atoll_control::view::HealthStatus;
 use atoll_control::{ControlPlane, HealthProbe, Verdict};
-use atoll_core::id::NodeId;
 use atoll_discovery::Target;
-use atoll_discovery::consul::{self, Consul, Entry, Holder, Presence, Pulse, Service};
+use atoll_discovery::consul::{Consul, Instance, Presence, Pulse, Service};
+use atoll_proto::orchestrator::RegisterNodeRequest;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
+use self::directory::ConsulDirectory;
 use crate::VERSION;
 use crate::cli::discovery::ConsulArgs;
 use crate::components::Components;
@@ -28,12 +34,10 @@ use crate::secrets;
 
 /// In the meta data of what holds sandboxes: whose they are.
 const INSTALLATION: &str = "atoll-installation";
-/// What the name of such a holder has of the installation's.
-const SHORT: usize = 8;
+/// In the meta data of a server: where it is joined.
+const URL: &str = "url";
 /// The component of health that says whether the server is registered.
 const REGISTRATION: &str = "registration of the server";
-const TEAM: &str = "team-";
-const TEMPLATE: &str = "template-";
 
 /// Consul, and the names that are used there.
 #[derive(Debug, Clone)]
@@ -95,7 +99,7 @@ impl Discovery {
         let (address, port) = split(authority)?;
         let meta = [
             ("version", VERSION.to_owned()),
-            ("url", format!("http://{authority}")),
+            (URL, format!("http://{authority}")),
             (INSTALLATION, installation.clone()),
         ];
         let service = Service {
@@ -113,12 +117,9 @@ impl Discovery {
         };
         let problem = self.keep(service, pulse, components);
         control.health_watch(Arc::new(Registered(problem)));
-        let directory = ConsulDirectory {
-            consul: self.consul.clone(),
-            service: self.service("sandbox"),
-            holder: format!("{}-{}-", self.prefix, &installation[..SHORT]),
-            installation,
-        };
+        let consul = self.consul.clone();
+        let service = self.service("sandbox");
+        let directory = ConsulDirectory::new(consul, service, &self.prefix, installation);
         let config = Config {
             authority: authority.to_owned(),
             interval: self.interval,
@@ -127,32 +128,56 @@ impl Discovery {
         Ok(())
     }
 
-    /// Registers a node at `authority`.
+    /// Registers a node that would join a server so, at `authority`.
     ///
     /// # Errors
     /// If that is none.
     pub(crate) fn announce_node(
         &self,
-        node: &NodeId,
+        request: &RegisterNodeRequest,
         authority: &str,
         components: &Components,
     ) -> anyhow::Result<()> {
+        let node = &request.node_id;
         let (address, port) = split(authority)?;
-        let meta = [
-            ("version", VERSION.to_owned()),
-            ("url", format!("http://{authority}")),
-            ("node", node.to_string()),
-        ];
+        let meta = [("version", VERSION.to_owned()), ("node", node.clone())];
+        let meta = meta.map(|(key, value)| (key.to_owned(), value)).into_iter();
         let service = Service {
             id: format!("{}-{node}", self.service("node")),
             name: self.service("node"),
             address,
             port,
             tags: Vec::new(),
-            meta: meta.map(|(key, value)| (key.to_owned(), value)).into(),
+            meta: meta.chain(nodes::written(request)?).collect(),
         };
         drop(self.keep(service, || async { Pulse::Passing }, components));
         Ok(())
+    }
+
+    /// Has a server take in the nodes that are registered and did not join it.
+    pub(crate) fn admit_nodes(&self, api: &Api, control: &ControlPlane, components: &Components) {
+        let told = self.watch("node", components);
+        let admission = nodes::Admission::new(api.clone(), control.clone(), told);
+        components.start("admission", admission.run(components.cancel()));
+    }
+
+    /// Calls `join` with each server that is registered, and with each that comes; the token that
+    /// it answers with is cancelled when that server is gone for long.
+    pub(crate) fn follow_servers<J>(&self, join: J, components: &Components)
+    where
+        J: Fn(http::Uri) -> CancellationToken + Send + 'static,
+    {
+        let told = self.watch("server", components);
+        components.start("servers", servers::follow(told, join, components.cancel()));
+    }
+
+    /// Who offers a service, as that changes.
+    fn watch(&self, kind: &str, components: &Components) -> watch::Receiver<Vec<Instance>> {
+        let (told, instances) = watch::channel(Vec::new());
+        let (consul, cancel) = (self.consul.clone(), components.cancel());
+        let watching = atoll_discovery::consul::watch(consul, self.service(kind), told, cancel);
+        components.start("watch", watching);
+        instances
     }
 
     /// Keeps a service registered. Tells why it is not.
@@ -221,153 +246,9 @@ fn join(host: &str, port: u16) -> String {
     }
 }
 
-/// The sandboxes of one installation in Consul's catalog.
-#[derive(Debug)]
-struct ConsulDirectory {
-    consul: Consul,
-    installation: String,
-    /// The service that each sandbox is one of.
-    service: String,
-    /// What the names of what holds them begin with; the node's follows.
-    holder: String,
-}
-
-impl ConsulDirectory {
-    fn holder(&self, node: &NodeId) -> String {
-        format!("{}{node}", self.holder)
-    }
-
-    fn entry(&self, of: &Registration) -> Result<Entry, String> {
-        let (address, port) = split(&of.authority).map_err(|error| error.to_string())?;
-        Ok(Entry {
-            id: of.sandbox.to_string(),
-            service: self.service.clone(),
-            tags: vec![
-                format!("{TEAM}{}", of.team),
-                format!("{TEMPLATE}{}", of.template),
-            ],
-            address,
-            port,
-            meta: BTreeMap::from([("node".to_owned(), of.node.to_string())]),
-        })
-    }
-
-    /// What an entry says; none if we write none like it.
-    fn registration(&self, node: &NodeId, entry: &Entry) -> Option<Registration> {
-        let tag = |prefix: &str| entry.tags.iter().find_map(|tag| tag.strip_prefix(prefix));
-        let of = Registration {
-            sandbox: entry.id.parse().ok()?,
-            node: node.clone(),
-            authority: join(&entry.address, entry.port),
-            team: tag(TEAM)?.parse().ok()?,
-            template: tag(TEMPLATE)?.parse().ok()?,
-        };
-        (self.entry(&of).ok()? == *entry).then_some(of)
-    }
-}
-
-#[async_trait]
-impl Directory for ConsulDirectory {
-    async fn nodes(&self) -> Result<BTreeSet<NodeId>, String> {
-        let holders = self.consul.holders(INSTALLATION, &self.installation).await;
-        let holders = holders.map_err(|error| error.to_string())?;
-        let nodes = holders.iter().filter_map(|name| {
-            let node = name.strip_prefix(&self.holder)?;
-            node.parse().ok()
-        });
-        Ok(nodes.collect())
-    }
-
-    async fn registered(&self, node: &NodeId) -> Result<Vec<Found>, String> {
-        let entries = self.consul.entries(&self.holder(node)).await;
-        let entries = entries.map_err(|error| error.to_string())?;
-        let found = entries.into_iter().map(|entry| Found {
-            registration: self.registration(node, &entry),
-            id: entry.id,
-        });
-        Ok(found.collect())
-    }
-
-    async fn apply(&self, changes: &[Change]) -> Result<(), String> {
-        // What is put below a holder needs it; what is removed does not.
-        let mut holders = BTreeMap::new();
-        let mut puts = Vec::with_capacity(changes.len());
-        for change in changes {
-            match change {
-                Change::Register(of) => {
-                    let entry = self.entry(of)?;
-                    let holder = self.holder(&of.node);
-                    let meta = (INSTALLATION.to_owned(), self.installation.clone());
-                    holders.insert(
-                        holder.clone(),
-                        Holder {
-                            name: holder.clone(),
-                            address: entry.address.clone(),
-                            meta: BTreeMap::from([meta]),
-                        },
-                    );
-                    puts.push(consul::Change::Put { holder, entry });
-                }
-                Change::Remove { node, id } => puts.push(consul::Change::Remove {
-                    holder: self.holder(node),
-                    id: id.clone(),
-                    service: self.service.clone(),
-                }),
-            }
-        }
-        let holders = holders.into_values().map(consul::Change::Hold);
-        let all: Vec<_> = holders.chain(puts).collect();
-        let committed = self.consul.commit(&all).await;
-        committed.map_err(|error| error.to_string())
-    }
-
-    async fn release(&self, node: &NodeId) -> Result<(), String> {
-        let release = [consul::Change::Release(self.holder(node))];
-        let committed = self.consul.commit(&release).await;
-        committed.map_err(|error| error.to_string())
-    }
-}
-
-/// A full transaction fits what Consul takes: each change may need its holder.
-const _: () = assert!(2 * atoll_control::discovery::CHANGES_MAX <= consul::OPERATIONS_MAX);
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_written_of_a_sandbox_is_read_again_and_what_was_changed_is_not() {
-        let arguments = ConsulArgs {
-            consul_addr: Some("http://127.0.0.1:8500".to_owned()),
-            consul_prefix: "atoll".to_owned(),
-            ..ConsulArgs::default()
-        };
-        let discovery = Discovery::open(&arguments).unwrap().unwrap();
-        let directory = ConsulDirectory {
-            consul: discovery.consul.clone(),
-            service: discovery.service("sandbox"),
-            holder: "atoll-12345678-".to_owned(),
-            installation: "12345678".to_owned(),
-        };
-        for authority in ["10.0.0.7:3001", "[fd00::7]:3001"] {
-            let of = Registration {
-                sandbox: "iabcdefghijklmnopqrs".parse().unwrap(),
-                node: "n1".parse().unwrap(),
-                authority: authority.to_owned(),
-                team: "7a52f4e3-6a3c-4a1e-9d0a-0a1b2c3d4e5f".parse().unwrap(),
-                template: "seeded0000000000000".parse().unwrap(),
-            };
-            let entry = directory.entry(&of).unwrap();
-            assert_eq!(
-                directory.registration(&of.node, &entry),
-                Some(of.clone()),
-                "{entry:?}"
-            );
-            let mut changed = entry;
-            changed.tags.push("by-hand".to_owned());
-            assert_eq!(directory.registration(&of.node, &changed), None);
-        }
-    }
 
     #[test]
     fn a_prefix_is_part_of_a_host_name() {

@@ -3,11 +3,15 @@
 use anyhow::Context;
 use atoll_control::random::{Random, SystemRandom};
 use atoll_core::id::NodeId;
+use atoll_node::agent::Agent;
 use atoll_node::rpc;
 use atoll_node::rpc::membership;
+use atoll_proto::join_token::JoinToken;
+use atoll_proto::orchestrator::RegisterNodeRequest;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::NodeArgs;
 use crate::components::Components;
@@ -42,6 +46,7 @@ pub(crate) async fn run(arguments: NodeArgs) -> anyhow::Result<()> {
     let token = secrets::join_token(&arguments.join)?;
     listening::demand_token(arguments.listen, token.as_ref())?;
     let discovery = Discovery::open(&arguments.consul)?;
+    demand_servers(&arguments)?;
     let id = arguments.name.clone().map_or_else(machine_name, Ok)?;
     demand_driver(&arguments.data.data_dir)?;
 
@@ -64,34 +69,23 @@ pub(crate) async fn run(arguments: NodeArgs) -> anyhow::Result<()> {
     components.start("orders", serve);
 
     components.start("relay", keeper.keep(components.cancel()));
-    if let (Some(discovery), Some(authority)) = (&discovery, address.authority()) {
-        discovery.announce_node(&id, authority.as_str(), &components)?;
-    }
 
     let joined = Joined {
         node: id.to_string(),
         address: address.to_string(),
         pid: std::process::id(),
     };
-    let is_told = arguments.json;
-    let told = move || {
-        if is_told && let Err(error) = output::json(&joined) {
-            tracing::debug!(%error, "nobody reads the output");
-        }
+    let memberships = Memberships {
+        node: id,
+        address,
+        incarnation: incarnation(),
+        token,
+        agent,
+        joined,
+        is_told: arguments.json,
+        servers: arguments.server,
     };
-    let incarnation = incarnation();
-    for server in arguments.server {
-        let membership = membership::Config {
-            node: id.clone(),
-            server,
-            address: address.clone(),
-            info: agent.info(),
-            incarnation: incarnation.clone(),
-            token: token.clone(),
-        };
-        let kept = membership::run(membership, agent.clone(), components.cancel(), told.clone());
-        components.start("membership", kept);
-    }
+    memberships.begin(discovery.as_ref(), &components)?;
     let reason = tokio::select! {
         _ = interrupt.recv() => "interrupted",
         _ = terminate.recv() => "terminated",
@@ -102,6 +96,91 @@ pub(crate) async fn run(arguments: NodeArgs) -> anyhow::Result<()> {
         "stopping: sandboxes live on, the next start adopts them"
     );
     components.stop().await;
+    Ok(())
+}
+
+/// What each of a node's memberships is made from.
+#[derive(Clone)]
+struct Memberships {
+    node: NodeId,
+    address: http::Uri,
+    incarnation: String,
+    token: Option<JoinToken>,
+    agent: Agent,
+    joined: Joined,
+    is_told: bool,
+    /// Those that the command line names.
+    servers: Vec<http::Uri>,
+}
+
+impl Memberships {
+    /// Joins the servers that are named, and those that are found.
+    ///
+    /// # Errors
+    /// If what the node says of itself cannot be registered.
+    fn begin(self, discovery: Option<&Discovery>, components: &Components) -> anyhow::Result<()> {
+        for server in self.servers.clone() {
+            let kept = self.keep(server, components.cancel());
+            components.start("membership", kept);
+        }
+        let Some(discovery) = discovery else {
+            return Ok(());
+        };
+        if let Some(authority) = self.address.authority() {
+            discovery.announce_node(&self.request(), authority.as_str(), components)?;
+        }
+        let (tasks, cancel) = (components.tasks(), components.cancel());
+        let join = move |server: http::Uri| {
+            let ended = cancel.child_token();
+            if !self.servers.contains(&server) {
+                tasks.spawn(self.keep(server, ended.clone()));
+            }
+            ended
+        };
+        discovery.follow_servers(join, components);
+        Ok(())
+    }
+
+    /// What a server is asked for a membership with.
+    fn request(&self) -> RegisterNodeRequest {
+        RegisterNodeRequest {
+            node_id: self.node.to_string(),
+            address: self.address.to_string(),
+            incarnation: self.incarnation.clone(),
+            ..RegisterNodeRequest::from(&self.agent.info())
+        }
+    }
+
+    fn keep(
+        &self,
+        server: http::Uri,
+        cancel: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let config = membership::Config {
+            node: self.node.clone(),
+            server,
+            address: self.address.clone(),
+            info: self.agent.info(),
+            incarnation: self.incarnation.clone(),
+            token: self.token.clone(),
+        };
+        let (joined, is_told) = (self.joined.clone(), self.is_told);
+        let told = move || {
+            if is_told && let Err(error) = output::json(&joined) {
+                tracing::debug!(%error, "nobody reads the output");
+            }
+        };
+        membership::run(config, self.agent.clone(), cancel, told)
+    }
+}
+
+/// # Errors
+/// If nothing says where servers are.
+pub(crate) fn demand_servers(arguments: &NodeArgs) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        arguments.consul.consul_addr.is_some() || !arguments.server.is_empty(),
+        "no server: name one with --server, or with --consul-addr where they are registered"
+    );
     Ok(())
 }
 

@@ -186,6 +186,9 @@ impl Stack {
         if let Some((fleet, token)) = reach.fleet {
             api = api.with_fleet(fleet, token);
         }
+        if let (Some(discovery), false) = (&options.discovery, has_own_node) {
+            discovery.admit_nodes(&api, &control, &components);
+        }
         let api = observed(api)?;
         let api = api.layer(MapRequestLayer::new(name_client));
         let serve = atoll_edge::server::serve(listener, edge, Some(api), tasks, cancel);

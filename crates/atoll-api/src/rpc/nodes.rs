@@ -94,6 +94,19 @@ pub(super) async fn register(
     })
 }
 
+impl Api {
+    /// Takes in a node that was found, as if it had asked for it.
+    ///
+    /// # Errors
+    /// Why it is not taken in.
+    pub async fn node_admit(&self, request: RegisterNodeRequest) -> Result<(), String> {
+        let admitted = register(self, request).await;
+        admitted
+            .map(drop)
+            .map_err(|error| error.message().to_owned())
+    }
+}
+
 fn text(name: &'static str, text: &str) -> Result<(), ApiError> {
     if text.len() <= MAX_NODE_TEXT_LEN {
         return Ok(());

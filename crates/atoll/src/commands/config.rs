@@ -11,6 +11,7 @@ use crate::cli::config::{ConfigCommand, Role};
 use crate::commands::run::Exit;
 use crate::config::{self, Effective, Failure, Kind, Origin, Resolved, Setting};
 use crate::discovery::Discovery;
+use crate::node_process::demand_servers;
 use crate::{output, secrets};
 
 /// A setting, as a program reads it.
@@ -74,7 +75,7 @@ fn check(path: Option<&Path>, role: Option<Role>, flags: &[OsString]) -> anyhow:
 }
 
 /// # Errors
-/// If a secret that is named cannot be used.
+/// If a secret that is named cannot be used, or something is missing that flags cannot demand.
 fn open_secrets(command: &Command) -> anyhow::Result<()> {
     let (key, join) = match command {
         Command::Dev(arguments) => (Some(&arguments.front.key), None),
@@ -89,6 +90,9 @@ fn open_secrets(command: &Command) -> anyhow::Result<()> {
         _ => None,
     };
     consul.map(Discovery::open).transpose()?;
+    if let Command::Node(arguments) = command {
+        demand_servers(arguments)?;
+    }
     key.map(secrets::api_key).transpose()?;
     join.map(secrets::join_token).transpose()?;
     Ok(())

@@ -149,13 +149,13 @@ impl Rig {
         rig
     }
 
-    /// Starts the node `n1` that is told of Consul so, and waits until it serves.
-    pub(crate) fn start_node(&mut self, consul: &[&str]) {
-        self.run("node", consul);
+    /// Starts the node `n1` that is told of Consul and of servers so, and waits until it serves.
+    pub(crate) fn start_node(&mut self, arguments: &[&str]) {
+        self.run("node", arguments);
         until("the node serves", || self.node_state() == "ready");
     }
 
-    fn node_state(&self) -> String {
+    pub(crate) fn node_state(&self) -> String {
         let (_, node) = self
             .operator()
             .ask("GET", "/admin/v1/nodes/n1", None)
@@ -175,11 +175,17 @@ impl Rig {
         self.operator.as_ref().unwrap()
     }
 
+    /// Where the server is.
+    pub(crate) fn server_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports[0])
+    }
+
     pub(crate) const fn node_port(&self) -> u16 {
         self.ports[1]
     }
 
-    fn run(&mut self, part: &'static str, consul: &[&str]) {
+    /// Starts one of the processes.
+    pub(crate) fn run(&mut self, part: &'static str, consul: &[&str]) {
         let log = |suffix: &str| {
             Stdio::from(fs::File::create(self.path(&format!("{part}.{suffix}"))).unwrap())
         };
@@ -196,9 +202,7 @@ impl Rig {
         if part == "server" {
             command.args(["--listen", &server, "--consul-interval-s", "1"]);
         } else {
-            command
-                .args(["--listen", &node, "--name", "n1"])
-                .args(["--server", &format!("http://{server}")]);
+            command.args(["--listen", &node, "--name", "n1"]);
         }
         self.children.insert(part, command.spawn().unwrap());
     }

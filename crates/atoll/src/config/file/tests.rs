@@ -79,7 +79,7 @@ colour = "green"
         "a.toml:5:16: `history_days` must be an integer, not a string",
         "a.toml:6:19: `webhook_targets`: `al` is not allowed",
         "a.toml:7:18: `history_events`: `1`: 1 is not in 1000..",
-        "a.toml:8:1: `colour` is no setting of `[server]`; allowed are `api_key_file`, `",
+        "a.toml:8:1: `colour` is no setting of `[server]`; allowed are `advertise`, `",
         "a.toml:10:3: `join_token` is a secret: put it into a file, and name that in \
          `join_token_file`",
         "a.toml:11:2: `edge` is no setting before all parts of the file",
