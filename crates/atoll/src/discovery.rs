@@ -85,13 +85,15 @@ impl Discovery {
         format!("{}-{kind}", self.prefix)
     }
 
-    /// Registers the server at `authority`, and keeps its sandboxes registered.
+    /// Registers the server at `authority`, keeps its sandboxes registered, and takes nodes in
+    /// that are found, if there is an `api` that they may join.
     ///
     /// # Errors
     /// If the store does not answer.
-    pub(crate) async fn announce_server(
+    pub(crate) async fn serve(
         &self,
         control: &ControlPlane,
+        api: Option<&Api>,
         authority: &str,
         components: &Components,
     ) -> anyhow::Result<()> {
@@ -125,6 +127,9 @@ impl Discovery {
             interval: self.interval,
         };
         control.discovery_keep(Arc::new(directory), config)?;
+        if let Some(api) = api {
+            self.admit_nodes(api, control, components);
+        }
         Ok(())
     }
 
@@ -155,7 +160,7 @@ impl Discovery {
     }
 
     /// Has a server take in the nodes that are registered and did not join it.
-    pub(crate) fn admit_nodes(&self, api: &Api, control: &ControlPlane, components: &Components) {
+    fn admit_nodes(&self, api: &Api, control: &ControlPlane, components: &Components) {
         let told = self.watch("node", components);
         let admission = nodes::Admission::new(api.clone(), control.clone(), told);
         components.start("admission", admission.run(components.cancel()));

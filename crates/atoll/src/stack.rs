@@ -155,12 +155,6 @@ impl Stack {
             Nodes::Joining(token) => joining_nodes(token, &control, &components),
             Nodes::Instant => instant_node(&control, &components).await?,
         };
-        if let Some(discovery) = &options.discovery {
-            let authority = listening::advertised(address, options.advertise)?;
-            discovery
-                .announce_server(&control, &authority, &components)
-                .await?;
-        }
         let (running, stop) = (control.clone(), components.cancel());
         components.start("control", async move { running.run(stop).await });
         ensure_base(&control).await?;
@@ -186,8 +180,11 @@ impl Stack {
         if let Some((fleet, token)) = reach.fleet {
             api = api.with_fleet(fleet, token);
         }
-        if let (Some(discovery), false) = (&options.discovery, has_own_node) {
-            discovery.admit_nodes(&api, &control, &components);
+        if let Some(discovery) = &options.discovery {
+            let authority = listening::advertised(address, options.advertise)?;
+            let admission = (!has_own_node).then_some(&api);
+            let announced = discovery.serve(&control, admission, &authority, &components);
+            announced.await?;
         }
         let api = observed(api)?;
         let api = api.layer(MapRequestLayer::new(name_client));
