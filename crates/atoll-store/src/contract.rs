@@ -1,5 +1,6 @@
 //! What every store must do: one suite, run against each.
 
+mod backup;
 mod cluster;
 mod event;
 mod lease;

@@ -4,9 +4,11 @@
 //! the only crate that contains SQL.
 #![forbid(unsafe_code)]
 
+pub mod backup;
 mod descriptor_row;
 pub mod memory;
 pub mod metrics;
+pub mod migration;
 mod policy_row;
 pub mod postgres;
 mod queries;

@@ -439,6 +439,10 @@ fn size(limit: u32) -> usize {
 
 #[async_trait]
 impl Store for MemStore {
+    fn kind(&self) -> &'static str {
+        "memory"
+    }
+
     async fn meta_ensure(&self, name: &str, value: &str) -> Result<String> {
         let mut tables = self.tables();
         let entry = tables.meta.entry(name.to_owned());

@@ -28,11 +28,13 @@ use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::migration::{self, MigrationState};
 use crate::queries;
 use crate::sql::SqlStore;
 use crate::sql::queue::Writer;
 use crate::store::{Error, Result};
 pub use readers::PgReaders;
+pub(crate) use readers::bound;
 
 /// How long it may take until a connection is made. Whoever asked is told before they give up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -158,6 +160,34 @@ impl std::fmt::Debug for DatabaseUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "DatabaseUrl({self})")
     }
+}
+
+/// Which changes of the schema a database has.
+///
+/// # Errors
+/// As [`PostgresStore::connect`].
+pub async fn migrations(url: &DatabaseUrl) -> Result<Vec<MigrationState>> {
+    let mut connection = connect(&url.options()).await?;
+    let applied = migrate::applied(&mut connection).await?;
+    migration::states(migrate::MIGRATIONS, &applied)
+}
+
+/// Brings a database's schema up to date.
+///
+/// # Errors
+/// As [`PostgresStore::connect`].
+pub async fn migrate(url: &DatabaseUrl) -> Result<()> {
+    let mut connection = connect(&url.options()).await?;
+    migrate::run(&mut connection).await
+}
+
+/// A connection for a backup or a restoration, which take as long as they do.
+pub(crate) async fn session(url: &DatabaseUrl) -> Result<PgConnection> {
+    let endless = [
+        ("statement_timeout", "0"),
+        ("idle_in_transaction_session_timeout", "0"),
+    ];
+    connect(&url.options().options(endless)).await
 }
 
 /// A store in PostgreSQL.

@@ -476,3 +476,29 @@ pub(crate) const PG_TELL: &str = concat!(
      SELECT event_base + $3, \
          CASE WHEN $3 > 0 THEN pg_notify('atoll_events', $1)::text END FROM head"
 );
+
+pub(crate) const SQLITE_IS_MADE: &str =
+    "SELECT COUNT(*) FROM sqlite_schema WHERE name = 'schema_version'";
+pub(crate) const PG_IS_MADE: &str = "SELECT to_regclass('schema_version') IS NOT NULL";
+
+/// Tables with their columns and types, by name.
+pub(crate) const SQLITE_LAYOUT: &str = "SELECT m.name, c.name, c.type FROM sqlite_schema m \
+     JOIN pragma_table_info(m.name) c WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%' \
+     ORDER BY m.name, c.name";
+pub(crate) const PG_LAYOUT: &str = "SELECT table_name::text, column_name::text, data_type::text \
+     FROM information_schema.columns WHERE table_schema = current_schema() \
+     ORDER BY table_name::text COLLATE \"C\", column_name::text COLLATE \"C\"";
+/// The newest numbers ever given to events and to the audit.
+pub(crate) const SQLITE_HEADS: &str = "SELECT \
+     COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0), \
+     COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'audit'), 0)";
+pub(crate) const SQLITE_HEADS_CLEAR: &str =
+    "DELETE FROM sqlite_sequence WHERE name IN ('events', 'audit')";
+pub(crate) const SQLITE_HEADS_SET: &str =
+    "INSERT INTO sqlite_sequence (name, seq) VALUES ('events', $1), ('audit', $2)";
+pub(crate) const PG_HEADS_BOTH: &str = "SELECT event, audit FROM heads WHERE id = 1";
+pub(crate) const PG_HEADS_SET: &str = "UPDATE heads SET event = $1, audit = $2 WHERE id = 1";
+/// Identities go on after what was written with numbers of its own.
+pub(crate) const PG_CORRECTIONS_GO_ON: &str = "SELECT setval('corrections_seq_seq', GREATEST(MAX(seq), 1), MAX(seq) IS NOT NULL) \
+     FROM corrections";
+pub(crate) const EVENT_PRUNED_CLEAR: &str = "DELETE FROM event_prune";

@@ -53,6 +53,10 @@ pub struct SqlStore<R> {
 
 #[async_trait]
 impl<R: Reader> Store for SqlStore<R> {
+    fn kind(&self) -> &'static str {
+        R::KIND
+    }
+
     async fn meta_ensure(&self, name: &str, value: &str) -> Result<String> {
         let write = Write::MetaEnsure {
             name: name.to_owned(),

@@ -8,20 +8,24 @@ mod migrate;
 mod transaction;
 mod writer;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use atoll_core::event::Cursor;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
 };
 use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::sync::watch;
 
+use crate::migration::{self, MigrationState};
 use crate::queries;
 use crate::sql::SqlStore;
 use crate::sql::queue::Writer;
 use crate::store::{Error, Result};
+pub(crate) use transaction::bound;
 use writer::Database;
 
 /// Connections for reading. Reads are short; more would only compete for the cores.
@@ -46,6 +50,60 @@ const WRITER_STATEMENTS: usize = 192;
 /// How long a read waits for a free connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Which changes of the schema a file has; one that does not exist has none, and is not made.
+///
+/// # Errors
+/// As [`SqliteStore::open`].
+pub async fn migrations(path: &Path) -> Result<Vec<MigrationState>> {
+    let applied = if path.exists() {
+        // Without anything that would be written, were it not so already.
+        let reading = SqliteConnectOptions::new().filename(path).read_only(true);
+        let mut connection = connect(&reading).await?;
+        migrate::applied(&mut connection).await?
+    } else {
+        BTreeSet::new()
+    };
+    migration::states(migrate::MIGRATIONS, &applied)
+}
+
+/// Brings a file's schema up to date, making the file if there is none.
+///
+/// # Errors
+/// As [`SqliteStore::open`].
+pub async fn migrate(path: &Path) -> Result<()> {
+    let mut connection = connect(&options(path)).await?;
+    migrate::run(&mut connection).await?;
+    let closed = connection.close().await;
+    closed.map_err(|source| Error::Database {
+        operation: "migrate",
+        source,
+    })
+}
+
+/// A connection for a backup or a restoration of a file whose schema is up to date.
+pub(crate) async fn session(path: &Path) -> Result<SqliteConnection> {
+    connect(&options(path).create_if_missing(false)).await
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY_TIMEOUT)
+        .foreign_keys(true)
+        .disable_statement_logging()
+}
+
+async fn connect(options: &SqliteConnectOptions) -> Result<SqliteConnection> {
+    let connected = SqliteConnection::connect_with(options).await;
+    connected.map_err(|source| Error::Database {
+        operation: "open",
+        source,
+    })
+}
+
 /// A store in one SQLite file.
 pub type SqliteStore = SqlStore<SqlitePool>;
 
@@ -60,22 +118,13 @@ impl SqliteStore {
             operation: "open",
             source,
         };
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(BUSY_TIMEOUT)
-            .foreign_keys(true)
-            .disable_statement_logging();
+        let options = options(path);
         let writing = options
             .clone()
             .pragma("cache_size", format!("-{WRITER_CACHE_KIB}"))
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string())
             .statement_cache_capacity(WRITER_STATEMENTS);
-        let mut connection = sqlx::SqliteConnection::connect_with(&writing)
-            .await
-            .map_err(failed)?;
+        let mut connection = connect(&writing).await?;
         migrate::run(&mut connection).await?;
         let head: i64 = sqlx::query_scalar(queries::EVENT_HEAD)
             .fetch_one(&mut connection)

@@ -599,6 +599,9 @@ pub struct TeamUsage {
 /// Durable state of the control plane. Every method fails with [`Error`] if the database does.
 #[async_trait]
 pub trait Store: node::NodeStore + lease::LeaseStore + WebhookStore {
+    /// What it is in, in a word.
+    fn kind(&self) -> &'static str;
+
     /// The value of this name; writes the given one first if there is none.
     async fn meta_ensure(&self, name: &str, value: &str) -> Result<String>;
 

@@ -20,6 +20,7 @@ use tempfile::TempDir;
 
 use crate::cli::DataDirArgs;
 use crate::cli::events::EventArgs;
+use crate::database::Database;
 use crate::stack::{Nodes, Options, Stack};
 use atoll_core::scheduler::overlay::Overlay;
 
@@ -32,7 +33,11 @@ fn repeated(count: usize, concurrency: &[usize]) -> anyhow::Result<()> {
 }
 
 /// Starts a server for one measurement, whose state is in a folder of its own that goes with it.
-async fn serve(data: &DataDirArgs, nodes: Nodes) -> anyhow::Result<(Stack, TempDir)> {
+async fn serve(
+    data: &DataDirArgs,
+    database: Database,
+    nodes: Nodes,
+) -> anyhow::Result<(Stack, TempDir)> {
     fs::create_dir_all(&data.data_dir)?;
     let folder = tempfile::Builder::new()
         .prefix("bench-")
@@ -40,6 +45,7 @@ async fn serve(data: &DataDirArgs, nodes: Nodes) -> anyhow::Result<(Stack, TempD
     let stack = Stack::start(Options {
         listen: ([127, 0, 0, 1], 0).into(),
         data_dir: folder.path().join("data"),
+        database,
         api_key: None,
         advertise: None,
         discovery: None,

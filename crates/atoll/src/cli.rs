@@ -1,6 +1,8 @@
 //! The command line: what there is to type, with its help. No behaviour.
 
+pub(crate) mod bench;
 pub(crate) mod config;
+pub(crate) mod database;
 pub(crate) mod discovery;
 pub(crate) mod events;
 pub(crate) mod forecast;
@@ -15,8 +17,11 @@ use atoll_core::scheduler::forecast::{RESERVE_PERCENT, RESERVE_PERCENT_MAX};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::bench::workload::Mix;
+use crate::cli::bench::{
+    BenchControlArgs, BenchCreateArgs, BenchPlacementArgs, BenchSchedulerArgs,
+};
 use crate::cli::config::{ConfigCommand, FileArgs, JoinArgs, KeyArgs, LogArgs};
+use crate::cli::database::{DatabaseArgs, DatabaseCommand};
 use crate::cli::discovery::ConsulArgs;
 use crate::cli::events::{EventArgs, EventsArgs, WebhookCommand};
 use crate::cli::forecast::BenchForecastArgs;
@@ -79,6 +84,8 @@ pub(crate) enum Command {
     /// Look for mistakes in the settings, and show what holds and where it is from.
     #[command(subcommand)]
     Config(ConfigCommand),
+    #[command(flatten)]
+    Database(DatabaseCommand),
     /// Measure.
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -175,6 +182,8 @@ pub(crate) struct FrontArgs {
     pub(crate) advertise: Option<String>,
     #[command(flatten)]
     pub(crate) data: DataDirArgs,
+    #[command(flatten)]
+    pub(crate) database: DatabaseArgs,
     #[command(flatten)]
     pub(crate) key: KeyArgs,
     /// Domain of sandbox host names, `<port>-<id>.<domain>`.
@@ -672,105 +681,6 @@ pub(crate) enum BenchCommand {
     Placement(BenchPlacementArgs),
     /// Replay recorded days with and without room held by forecast.
     Forecast(BenchForecastArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchSchedulerArgs {
-    /// How many nodes the fleet has; several, separated by commas, are measured in turn.
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "300,1000,5000,10000,50000"
-    )]
-    pub(crate) nodes: Vec<usize>,
-    /// What is asked for; several, separated by commas, are measured in turn.
-    #[arg(
-        long,
-        value_enum,
-        value_delimiter = ',',
-        default_value = "small,mixed,constrained"
-    )]
-    pub(crate) mix: Vec<Mix>,
-    /// How many decisions are timed for each.
-    #[arg(long, default_value_t = 200_000)]
-    pub(crate) decisions: u32,
-    /// What fleet and requests are drawn by.
-    #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
-    /// Print one JSON object a line instead of a table.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchPlacementArgs {
-    /// How many nodes the fleet has.
-    #[arg(long, default_value_t = 60)]
-    pub(crate) nodes: usize,
-    /// How many sandboxes arrive in each trace.
-    #[arg(long, default_value_t = 60_000)]
-    pub(crate) arrivals: usize,
-    /// What fleet and traces are drawn by.
-    #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
-    /// Measure so many control planes that decide at once on late views instead; several, separated
-    /// by commas, are measured in turn.
-    #[arg(long, value_delimiter = ',')]
-    pub(crate) replicas: Vec<usize>,
-    /// The time between two heartbeats of a node there, in milliseconds; several in turn.
-    #[arg(long, value_delimiter = ',', default_value = "200,1000,5000")]
-    pub(crate) stale_ms: Vec<u64>,
-    /// Draw the result into this file, as SVG.
-    #[arg(long, value_name = "FILE", conflicts_with = "replicas")]
-    pub(crate) plot: Option<PathBuf>,
-    /// Print one JSON object a line instead of a table.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchCreateArgs {
-    #[command(flatten)]
-    pub(crate) data: DataDirArgs,
-    /// Driver to measure.
-    #[arg(long, default_value = "jail")]
-    pub(crate) driver: String,
-    /// How many sandboxes are made at a time; several, separated by commas, are measured in turn.
-    #[arg(long, value_delimiter = ',', default_value = "1,10,20")]
-    pub(crate) concurrency: Vec<usize>,
-    /// How many sandboxes are made for each concurrency.
-    #[arg(long, default_value_t = 100)]
-    pub(crate) count: usize,
-    /// Template to start from.
-    #[arg(long, default_value = "base")]
-    pub(crate) template: String,
-    /// Print one JSON object a line instead of a table.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchControlArgs {
-    #[command(flatten)]
-    pub(crate) data: DataDirArgs,
-    /// Driver of the node: one that does at once what it is told.
-    #[arg(long, default_value = "simulated")]
-    pub(crate) driver: String,
-    /// How many creates are under way at a time; several are measured in turn.
-    #[arg(long, value_delimiter = ',', default_value = "1,16,64,256")]
-    pub(crate) concurrency: Vec<usize>,
-    /// How many sandboxes are made for each concurrency.
-    #[arg(long, default_value_t = 10_000)]
-    pub(crate) count: usize,
-    /// Then make so many and time the pages of their listing.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) live: usize,
-    /// Then make and end so many, and watch memory.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) churn: usize,
-    /// Print one JSON object a line instead of a table.
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 fn parse_mirror(text: &str) -> Result<(String, String), String> {

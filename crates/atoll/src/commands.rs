@@ -2,6 +2,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod config;
+pub(crate) mod database;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod explain;

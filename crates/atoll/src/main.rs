@@ -10,6 +10,7 @@ mod components;
 mod config;
 mod connection;
 mod crash;
+mod database;
 mod discovery;
 mod guest;
 mod listening;
@@ -91,6 +92,7 @@ async fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Events(arguments) => commands::events::run(arguments).await?,
         Command::Webhook(command) => commands::webhook::run(command).await?,
         Command::Config(command) => return commands::config::run(command),
+        Command::Database(command) => return commands::database::run(command).await,
         Command::Doctor(arguments) => commands::doctor::run(&arguments)?,
         Command::Bench(BenchCommand::Create(arguments)) => bench::create::run(&arguments).await?,
         Command::Bench(BenchCommand::Control(arguments)) => bench::control::run(&arguments).await?,

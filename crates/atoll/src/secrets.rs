@@ -11,9 +11,11 @@ use atoll_control::ControlPlane;
 use atoll_control::random::{Random, SystemRandom};
 use atoll_core::id::TeamId;
 use atoll_proto::join_token::JoinToken;
+use atoll_store::postgres::DatabaseUrl;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::cli::config::{JoinArgs, KeyArgs};
+use crate::cli::database::DatabaseArgs;
 use crate::cli::discovery::ConsulArgs;
 
 /// Holds the key of the default team, in the data directory.
@@ -51,6 +53,21 @@ pub(crate) fn key(given: Option<SecretString>) -> anyhow::Result<Option<SecretSt
         "the given API key is none: it must be `e2b_` followed by 40 hexadecimal digits"
     );
     Ok(given)
+}
+
+/// The database's URL, from where the command line says; none if it says nothing.
+///
+/// # Errors
+/// If what is named cannot be read or is none. The message leaves the text out.
+pub(crate) fn database_url(arguments: &DatabaseArgs) -> anyhow::Result<Option<DatabaseUrl>> {
+    let file = arguments.database_url_file.as_deref();
+    let Some(text) = given(&arguments.database_url, file)? else {
+        return Ok(None);
+    };
+    match DatabaseUrl::parse(text.expose_secret()) {
+        Ok(url) => Ok(Some(url)),
+        Err(problem) => bail!("the database's URL is none: {problem}"),
+    }
 }
 
 /// The join token, from where the command line says; none if it says nothing.

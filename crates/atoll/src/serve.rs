@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::cli::{DevArgs, FrontArgs, ServerProcessArgs};
 use crate::connection::Connection;
 use crate::crash;
+use crate::database::Database;
 use crate::discovery::Discovery;
 use crate::output;
 use crate::secrets;
@@ -52,6 +53,7 @@ async fn serve(
     let options = Options {
         listen: arguments.listen,
         data_dir: arguments.data.data_dir,
+        database: Database::of(&arguments.database)?,
         api_key: secrets::api_key(&arguments.key)?,
         domain: arguments.domain,
         advertise: arguments.advertise,

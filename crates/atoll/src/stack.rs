@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 use atoll_api::rest::Api;
 use atoll_api::webhook::{HttpSender, Targets};
 use atoll_control::clock::SystemClock;
-use atoll_control::config::Config;
+use atoll_control::config::{Config, ServerConfig};
 use atoll_control::fleet::Fleet;
 use atoll_control::random::SystemRandom;
 use atoll_control::request::ImportRequest;
@@ -30,7 +30,7 @@ use atoll_edge::remote::{AddressBook, RemoteDialer};
 use atoll_edge::table::RouteTable;
 use atoll_edge::target::Hosts;
 use atoll_proto::join_token::JoinToken;
-use atoll_store::sqlite::SqliteStore;
+use atoll_store::store::Store;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -46,9 +46,10 @@ use crate::cli::machine::MachineArgs;
 use crate::commands::doctor;
 use crate::components::Components;
 use crate::connection::Connection;
+use crate::database::Database;
 use crate::discovery::Discovery;
 use crate::node::{self, BASE_RESOURCES};
-use crate::{listening, secrets, settings, telemetry, traces};
+use crate::{VERSION, listening, secrets, settings, telemetry, traces};
 
 /// The name of a node that is alone.
 const NODE_NAME: &str = "local";
@@ -58,7 +59,6 @@ const BASE_TEMPLATE: &str = "base";
 const NODE_EVENTS_MAX: usize = 4096;
 /// How long ending every sandbox may take at the stop.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
-const DATABASE_FILE: &str = "atoll.db";
 const ADMIN_TOKEN_FILE: &str = "admin-token";
 
 /// The nodes a server orders.
@@ -77,6 +77,7 @@ pub(crate) enum Nodes {
 pub(crate) struct Options {
     pub(crate) listen: SocketAddr,
     pub(crate) data_dir: PathBuf,
+    pub(crate) database: Database,
     pub(crate) api_key: Option<SecretString>,
     pub(crate) domain: Option<String>,
     /// `host:port` for those that look for the server in `discovery`.
@@ -135,16 +136,14 @@ impl Stack {
         let data_dir = options.data_dir.canonicalize()?;
         let domain = options
             .domain
+            .clone()
             .unwrap_or_else(|| format!("localhost:{}", address.port()));
 
-        secrets::keep_private(&data_dir.join(DATABASE_FILE))?;
         let table = RouteTable::default();
         let has_own_node = matches!(options.nodes, Nodes::Own(_));
-        let mut config = Config::development(atoll_proto::ENVD_VERSION);
-        settings::apply(&options.events, &mut config);
-        config.policy = options.policy;
-        config.forecast = options.forecast;
-        let control = open_control(&data_dir, table.clone(), config).await?;
+        let config = control_config(&options, address);
+        let store = options.database.open(&data_dir).await?;
+        let control = open_control(store, table.clone(), config).await?;
         // Before anything can happen that they should hear of.
         let targets = settings::targets(&options.events, has_own_node);
         deliver_webhooks(&control, targets).await?;
@@ -341,7 +340,7 @@ pub(crate) fn demand_driver(data_dir: &Path) -> anyhow::Result<()> {
 }
 
 /// Makes the data directory and takes it for this process.
-fn prepare(data_dir: &Path) -> anyhow::Result<fs::File> {
+pub(crate) fn prepare(data_dir: &Path) -> anyhow::Result<fs::File> {
     let shown = data_dir.display();
     let mut builder = fs::DirBuilder::new();
     // Sandboxes' own ids must pass through on their way to their files.
@@ -371,16 +370,28 @@ fn prepare(data_dir: &Path) -> anyhow::Result<fs::File> {
     }
 }
 
+fn control_config(options: &Options, address: SocketAddr) -> Config {
+    let mut config = Config::development(atoll_proto::ENVD_VERSION);
+    settings::apply(&options.events, &mut config);
+    config.policy = options.policy.clone();
+    config.forecast = options.forecast;
+    config.server = options.database.is_shared().then(|| ServerConfig {
+        address: options
+            .advertise
+            .clone()
+            .unwrap_or_else(|| address.to_string()),
+        version: VERSION.to_owned(),
+    });
+    config
+}
+
 async fn open_control(
-    data_dir: &Path,
+    store: Arc<dyn Store>,
     table: RouteTable,
     config: Config,
 ) -> anyhow::Result<ControlPlane> {
-    let store = SqliteStore::open(&data_dir.join(DATABASE_FILE))
-        .await
-        .context("open the store")?;
     let parts = Parts {
-        store: Arc::new(store),
+        store,
         clock: Arc::new(SystemClock),
         random: Arc::new(SystemRandom),
         routes: Arc::new(Routes::new(table)),

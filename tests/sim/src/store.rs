@@ -283,6 +283,10 @@ impl LeaseStore for SimStore {
 
 #[async_trait]
 impl Store for SimStore {
+    fn kind(&self) -> &'static str {
+        self.tables.kind()
+    }
+
     async fn meta_ensure(&self, name: &str, value: &str) -> Result<String> {
         pass!(self, meta_ensure(name, value))
     }

@@ -224,13 +224,18 @@ impl Inner {
         let begun = Instant::now();
         let answer = timeout(STORE_TIMEOUT, self.store.ping()).await;
         let latency = begun.elapsed();
-        let verdict = match answer {
+        let mut verdict = match answer {
             Ok(Ok(())) if latency >= STORE_SLOW => {
                 Verdict::degraded(format!("answers after {} ms", latency.as_millis()))
             }
             Ok(Ok(())) => Verdict::healthy(),
             Ok(Err(error)) => Verdict::unhealthy(error.to_string()),
             Err(_) => Verdict::unhealthy("does not answer in time"),
+        };
+        let kind = self.store.kind();
+        verdict.detail = match verdict.detail.as_str() {
+            "" => kind.to_owned(),
+            detail => format!("{kind}: {detail}"),
         };
         component(STORE.to_owned(), verdict, Some(latency))
     }

@@ -11,7 +11,7 @@ use super::{at, event, history, insert, intent, prune, start, stop, team};
 use crate::sqlite::SqliteStore;
 use crate::store::{EventGap, EventQuery, EventRow, IntentChange, Retention, Store};
 
-fn of(subject: Subject, kind: EventKind, second: i64) -> EventRow {
+pub(super) fn of(subject: Subject, kind: EventKind, second: i64) -> EventRow {
     EventRow {
         subject,
         team: None,
@@ -21,7 +21,7 @@ fn of(subject: Subject, kind: EventKind, second: i64) -> EventRow {
 }
 
 /// Everything that a decision can say.
-fn decision() -> Record {
+pub(super) fn decision() -> Record {
     let node = |name: &str| name.parse().unwrap();
     Record {
         node: Some(node("n1")),

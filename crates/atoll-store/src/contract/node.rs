@@ -69,7 +69,7 @@ pub(super) async fn a_node_keeps_what_was_decided_about_it(store: &dyn Store) {
     assert_eq!(kinds, expected);
 }
 
-fn descriptor() -> Descriptor {
+pub(super) fn descriptor() -> Descriptor {
     let taint = |key: &str, value: &str| Taint {
         key: key.to_owned(),
         value: value.to_owned(),

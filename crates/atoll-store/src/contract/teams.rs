@@ -231,7 +231,7 @@ pub(super) async fn many_at_a_time_get_no_more_than_there_is(store: &dyn Store) 
     assert!(limits().concurrent_sandboxes > 50);
 }
 
-fn audit(second: i64, operation: &str) -> AuditRow {
+pub(super) fn audit(second: i64, operation: &str) -> AuditRow {
     AuditRow {
         seq: 0,
         at: at(second),

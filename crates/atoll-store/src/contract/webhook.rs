@@ -6,7 +6,7 @@ use super::{at, event, team};
 use crate::store::Store;
 use crate::webhook::{SigningSecret, WebhookProgress, WebhookRow};
 
-fn hook(id: &str, second: i64) -> WebhookRow {
+pub(super) fn hook(id: &str, second: i64) -> WebhookRow {
     WebhookRow {
         id: id.parse().unwrap(),
         team: team(),

@@ -7,15 +7,16 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Row as _};
 use tokio::time::timeout;
 
+use crate::migration::{self, Migration};
 use crate::queries;
 use crate::store::{Error, Result};
 
-/// Every schema change, in order: version, name, text.
-const MIGRATIONS: &[(i64, &str, &str)] = &[(
-    1,
-    "initial",
-    include_str!("../../migrations/postgres/0001_initial.sql"),
-)];
+/// Every schema change, in order.
+pub(super) const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    name: "initial",
+    text: include_str!("../../migrations/postgres/0001_initial.sql"),
+}];
 
 /// What the servers of one database migrate under.
 const LOCK: i64 = 0x0061_746f_6c6c_ffff;
@@ -69,28 +70,44 @@ async fn apply(connection: &mut PgConnection) -> Result<()> {
         .await
         .and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect())
         .map_err(failed)?;
-    let found = applied.last().copied().unwrap_or(0);
-    let known = MIGRATIONS.last().map_or(0, |(version, _, _)| *version);
-    if found > known {
-        return Err(Error::SchemaTooNew { found, known });
-    }
-    let missing = MIGRATIONS
-        .iter()
-        .filter(|(version, ..)| !applied.contains(version));
-    for (version, name, text) in missing {
+    for migration in migration::missing(MIGRATIONS, &applied)? {
         let mut tx = connection.begin().await.map_err(failed)?;
-        sqlx::raw_sql(*text)
+        sqlx::raw_sql(migration.text)
             .execute(&mut *tx)
             .await
             .map_err(failed)?;
         sqlx::query(queries::SCHEMA_ADD)
-            .bind(version)
-            .bind(*name)
+            .bind(migration.version)
+            .bind(migration.name)
             .execute(&mut *tx)
             .await
             .map_err(failed)?;
         tx.commit().await.map_err(failed)?;
-        tracing::info!(version, name, "schema migrated");
+        tracing::info!(
+            version = migration.version,
+            name = migration.name,
+            "schema migrated"
+        );
     }
     Ok(())
+}
+
+/// Which changes the database has; it is not touched.
+pub(super) async fn applied(connection: &mut PgConnection) -> Result<BTreeSet<i64>> {
+    let failed = |source| Error::Database {
+        operation: "look at the schema",
+        source,
+    };
+    let is_made: bool = sqlx::query_scalar(queries::PG_IS_MADE)
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(failed)?;
+    if !is_made {
+        return Ok(BTreeSet::new());
+    }
+    sqlx::query_scalar(queries::SCHEMA_APPLIED)
+        .fetch_all(connection)
+        .await
+        .map(|versions| versions.into_iter().collect())
+        .map_err(failed)
 }

@@ -28,7 +28,7 @@ type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 ///
 /// PostgreSQL keeps no character of code 0 in a text. What we search by may hold one (a label's
 /// value); the sandbox itself keeps it in JSON, where it is written with an escape.
-pub(super) fn bound<'s>(statement: &'s Statement<'_>) -> Query<'s> {
+pub(crate) fn bound<'s>(statement: &'s Statement<'_>) -> Query<'s> {
     let query = match &statement.text {
         Cow::Borrowed(text) => sqlx::query(*text),
         Cow::Owned(text) => sqlx::query(AssertSqlSafe(text.as_str())),
@@ -94,6 +94,8 @@ impl PgReaders {
 
 impl Reader for PgReaders {
     type Row = PgRow;
+
+    const KIND: &'static str = "postgres";
 
     const TEXTS: Texts = Texts {
         list_labelled: queries::PG_SANDBOX_LIST_LABELLED,

@@ -153,6 +153,9 @@ pub(crate) trait Reader: Clone + Debug + Send + Sync + 'static {
     /// A row as it was read.
     type Row: Columns + Send + Sync;
 
+    /// What the database is, in a word.
+    const KIND: &'static str;
+
     /// The dialect's texts.
     const TEXTS: Texts;
 

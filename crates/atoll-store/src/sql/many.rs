@@ -81,7 +81,7 @@ fn repeated(text: &str, count: usize) -> String {
 ///
 /// One that fails may leave some of its rows: the whole group is rolled back then, so that the
 /// database need not keep a copy of each page for the statement alone.
-fn more_rows(text: &str, count: usize) -> String {
+pub(crate) fn more_rows(text: &str, count: usize) -> String {
     let (head, row) = text.split_once("VALUES ").unwrap_or((text, ""));
     let head = head.replacen("INSERT", "INSERT OR FAIL", 1);
     let row = format!("({})", vec!["?"; row.matches('$').count()].join(", "));

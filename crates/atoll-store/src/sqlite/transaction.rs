@@ -22,7 +22,7 @@ static AUDIT: Many = many!(queries::AUDIT_INSERT, "nttttttttn");
 type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
 
 /// A statement for the driver.
-fn bound<'s>(statement: &'s Statement<'_>) -> Query<'s> {
+pub(crate) fn bound<'s>(statement: &'s Statement<'_>) -> Query<'s> {
     let query = match &statement.text {
         Cow::Borrowed(text) => sqlx::query(*text),
         Cow::Owned(text) => sqlx::query(AssertSqlSafe(text.as_str())),
@@ -49,6 +49,8 @@ impl Columns for SqliteRow {
 
 impl Reader for SqlitePool {
     type Row = SqliteRow;
+
+    const KIND: &'static str = "sqlite";
 
     const TEXTS: dialect::Texts = dialect::Texts {
         list_labelled: queries::SANDBOX_LIST_LABELLED,

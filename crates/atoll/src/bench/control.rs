@@ -1,7 +1,7 @@
 //! `atoll bench control`: what the control plane takes by itself.
 //!
 //! Sandboxes are created over the REST API, with a node that does at once what it is told, on a
-//! fresh SQLite file; each answered create is durable. Server and client are one process and share
+//! fresh SQLite file, or in a fresh database of PostgreSQL; each answered create is durable. Server and client are one process and share
 //! the machine's processors. Asked for, the listing of many sandboxes is timed page by page, and
 //! memory is watched while many are made and ended.
 
@@ -20,13 +20,12 @@ use tokio::time::Instant;
 use crate::bench::conditions::{Conditions, Processors, SyncCost, Watch};
 use crate::bench::load::Load;
 use crate::bench::{churn, pages, percentile, rate, repeated, serve};
-use crate::cli::BenchControlArgs;
+use crate::cli::bench::BenchControlArgs;
 use crate::client::Client;
+use crate::database::Database;
 use crate::output;
 use crate::stack::Nodes;
 
-/// The store that is measured.
-const STORE: &str = "sqlite";
 /// Sandboxes made and ended before anything is counted, so that connections are open, statements
 /// prepared and code is in memory.
 const WARM_UP: usize = 256;
@@ -45,6 +44,8 @@ pub(super) struct Bench<'a> {
     pub(super) load: Load,
     /// Where the server's state is.
     pub(super) folder: &'a Path,
+    /// The store that is measured.
+    store: &'static str,
     pub(super) conditions: Conditions,
     pub(super) is_json: bool,
 }
@@ -82,11 +83,17 @@ pub(crate) async fn run(arguments: &BenchControlArgs) -> anyhow::Result<()> {
         arguments.driver
     );
     repeated(arguments.count, &arguments.concurrency)?;
-    let (stack, folder) = serve(&arguments.data, Nodes::Instant).await?;
+    let database = Database::of(&arguments.database)?;
+    let store = match &database {
+        Database::File => "sqlite",
+        Database::Postgres(..) => "postgres",
+    };
+    let (stack, folder) = serve(&arguments.data, database, Nodes::Instant).await?;
     let bench = Bench {
         client: Client::new(stack.connection().clone())?,
         load: Load::new(stack.connection())?,
         folder: folder.path(),
+        store,
         conditions: Conditions::of(folder.path()),
         is_json: arguments.json,
     };
@@ -147,7 +154,7 @@ async fn creates<'a>(
     Ok(Line {
         bench: "creates",
         driver: &arguments.driver,
-        store: STORE,
+        store: bench.store,
         concurrency,
         count: arguments.count,
         ok,

@@ -15,9 +15,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::bench::{compare, machine, percentile, rate, repeated, serve};
-use crate::cli::BenchCreateArgs;
+use crate::cli::bench::BenchCreateArgs;
 use crate::cli::machine::MachineArgs;
 use crate::client::Client;
+use crate::database::Database;
 use crate::output;
 use crate::process::Processes;
 use crate::stack::Nodes;
@@ -70,7 +71,12 @@ pub(crate) async fn run(arguments: &BenchCreateArgs) -> anyhow::Result<()> {
         arguments.driver
     );
     repeated(arguments.count, &arguments.concurrency)?;
-    let (stack, folder) = serve(&arguments.data, Nodes::Own(Box::<MachineArgs>::default())).await?;
+    let (stack, folder) = serve(
+        &arguments.data,
+        Database::File,
+        Nodes::Own(Box::<MachineArgs>::default()),
+    )
+    .await?;
     let result = measure(arguments, &Client::new(stack.connection().clone())?).await;
     stack.stop().await?;
     result?;

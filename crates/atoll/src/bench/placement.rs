@@ -22,7 +22,7 @@ use serde::Serialize;
 use self::contender::{Contender, Placer, look};
 use crate::bench::machine;
 use crate::bench::workload::{self, Mix};
-use crate::cli::BenchPlacementArgs;
+use crate::cli::bench::BenchPlacementArgs;
 use crate::output;
 
 /// A sandbox of the middle size, for what counts as stranded.

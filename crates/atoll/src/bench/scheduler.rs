@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::bench::machine;
 use crate::bench::workload::{self, Mix};
-use crate::cli::BenchSchedulerArgs;
+use crate::cli::bench::BenchSchedulerArgs;
 use crate::output;
 
 /// Requests that are prepared, and asked in turn: more than there are kinds of them.

@@ -77,9 +77,9 @@ fn check(path: Option<&Path>, role: Option<Role>, flags: &[OsString]) -> anyhow:
 /// # Errors
 /// If a secret that is named cannot be used, or something is missing that flags cannot demand.
 fn open_secrets(command: &Command) -> anyhow::Result<()> {
-    let (key, join) = match command {
-        Command::Dev(arguments) => (Some(&arguments.front.key), None),
-        Command::Server(arguments) => (Some(&arguments.front.key), Some(&arguments.join)),
+    let (front, join) = match command {
+        Command::Dev(arguments) => (Some(&arguments.front), None),
+        Command::Server(arguments) => (Some(&arguments.front), Some(&arguments.join)),
         Command::Node(arguments) => (None, Some(&arguments.join)),
         _ => (None, None),
     };
@@ -93,7 +93,10 @@ fn open_secrets(command: &Command) -> anyhow::Result<()> {
     if let Command::Node(arguments) = command {
         demand_servers(arguments)?;
     }
-    key.map(secrets::api_key).transpose()?;
+    if let Some(front) = front {
+        secrets::api_key(&front.key)?;
+        secrets::database_url(&front.database)?;
+    }
     join.map(secrets::join_token).transpose()?;
     Ok(())
 }

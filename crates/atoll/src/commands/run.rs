@@ -10,6 +10,7 @@ use crate::cli::machine::MachineArgs;
 use crate::cli::{ProcessArgs, RunArgs};
 use crate::client::{Client, Created};
 use crate::connection::Connection;
+use crate::database::Database;
 use crate::process;
 use crate::secrets;
 use crate::stack::{Nodes, Options, Stack};
@@ -24,6 +25,7 @@ pub(crate) struct Exit(i32);
 
 impl Exit {
     pub(crate) const SUCCESS: Self = Self(0);
+    pub(crate) const FAILURE: Self = Self(1);
     /// What was given is wrong; as clap has it.
     pub(crate) const USAGE: Self = Self(2);
 }
@@ -51,6 +53,7 @@ pub(crate) async fn run(arguments: RunArgs) -> anyhow::Result<Exit> {
     let stack = Stack::start(Options {
         listen: ([127, 0, 0, 1], 0).into(),
         data_dir: arguments.server.data.data_dir.clone(),
+        database: Database::File,
         api_key: secrets::key(arguments.server.api_key.clone().map(Into::into))?,
         advertise: None,
         discovery: None,

@@ -7,7 +7,7 @@ use atoll_core::scheduler::replicas::{ATTEMPTS_MAX, NODES_ASKED_MAX, Outcome, Se
 use serde::Serialize;
 
 use crate::bench::machine;
-use crate::cli::BenchPlacementArgs;
+use crate::cli::bench::BenchPlacementArgs;
 use crate::output;
 
 /// How full the fleet is, in percent.
