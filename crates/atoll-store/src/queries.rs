@@ -499,6 +499,6 @@ pub(crate) const SQLITE_HEADS_SET: &str =
 pub(crate) const PG_HEADS_BOTH: &str = "SELECT event, audit FROM heads WHERE id = 1";
 pub(crate) const PG_HEADS_SET: &str = "UPDATE heads SET event = $1, audit = $2 WHERE id = 1";
 /// Identities go on after what was written with numbers of its own.
-pub(crate) const PG_CORRECTIONS_GO_ON: &str = "SELECT setval('corrections_seq_seq', GREATEST(MAX(seq), 1), MAX(seq) IS NOT NULL) \
-     FROM corrections";
+pub(crate) const PG_CORRECTIONS_GO_ON: &str = "SELECT setval('corrections_seq_seq', \
+     GREATEST(MAX(seq), 1), MAX(seq) IS NOT NULL) FROM corrections";
 pub(crate) const EVENT_PRUNED_CLEAR: &str = "DELETE FROM event_prune";

@@ -1,9 +1,9 @@
 //! `atoll bench control`: what the control plane takes by itself.
 //!
 //! Sandboxes are created over the REST API, with a node that does at once what it is told, on a
-//! fresh SQLite file, or in a fresh database of PostgreSQL; each answered create is durable. Server and client are one process and share
-//! the machine's processors. Asked for, the listing of many sandboxes is timed page by page, and
-//! memory is watched while many are made and ended.
+//! fresh SQLite file, or in a fresh database of PostgreSQL; each answered create is durable. Server
+//! and client are one process and share the machine's processors. Asked for, the listing of many
+//! sandboxes is timed page by page, and memory is watched while many are made and ended.
 
 use std::collections::BTreeMap;
 use std::path::Path;
