@@ -284,7 +284,7 @@ impl LeaseStore for SimStore {
 #[async_trait]
 impl Store for SimStore {
     fn kind(&self) -> &'static str {
-        self.tables.kind()
+        self.database.tables.kind()
     }
 
     async fn meta_ensure(&self, name: &str, value: &str) -> Result<String> {
