@@ -246,4 +246,7 @@ pub struct TeamUpdate {
     pub overrides: Option<Overrides>,
     /// Its policy, within its limits.
     pub policy: Option<PolicyChange>,
+    /// How much of a fleet that is too small for all it gets beside others: 1 to
+    /// [`WEIGHT_MAX`](atoll_core::scheduler::shares::WEIGHT_MAX).
+    pub weight: Option<u32>,
 }

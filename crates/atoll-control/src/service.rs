@@ -188,6 +188,8 @@ impl ControlPlane {
         tasks::servers::look(&inner).await.map_err(unavailable)?;
         inner.fail_interrupted_imports().await?;
         inner.load_nodes().await?;
+        inner.load_weights().await?;
+        tasks::forecast::restore(&inner).await;
         inner.load_live().await?;
         inner.registry.begin_waiting();
         Ok(Self {
@@ -214,6 +216,13 @@ impl Inner {
         Ok(())
     }
 
+    async fn load_weights(&self) -> Result<()> {
+        for team in self.store.team_list().await.map_err(unavailable)? {
+            self.registry.set_weight(&team.id, team.weight);
+        }
+        Ok(())
+    }
+
     async fn load_live(&self) -> Result<()> {
         let mut after: Option<SandboxId> = None;
         loop {
@@ -224,6 +233,7 @@ impl Inner {
                 .map_err(unavailable)?;
             for row in &rows {
                 self.registry.adopt(row);
+                self.registry.note_ran(row, self.clock.now());
                 if row.state == State::Running {
                     self.deadlines.set(&row.id, row.deadline);
                 }

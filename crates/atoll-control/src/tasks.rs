@@ -4,6 +4,7 @@
 
 mod expiry;
 mod follow;
+pub(crate) mod forecast;
 mod health;
 mod retention;
 pub(crate) mod servers;
@@ -33,6 +34,7 @@ pub(crate) async fn run(inner: &Arc<Inner>, cancel: CancellationToken) {
         backlog::run(inner, &cancel),
         servers::run(inner, &cancel),
         follow::run(inner, &cancel),
+        forecast::run(inner, &cancel),
     );
     inner.cancel.cancel();
     servers::leave(inner).await;

@@ -174,6 +174,8 @@ pub struct TeamView {
     pub overrides: Overrides,
     /// What its sandboxes must and should have of their nodes.
     pub policy: Option<Box<Overlay>>,
+    /// How much of a fleet that is too small for all it gets beside others.
+    pub weight: u32,
     /// The limits that hold for it.
     pub limits: Limits,
     /// What it has that counts against them.

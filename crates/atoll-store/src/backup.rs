@@ -42,7 +42,7 @@ use session::{Column, Session};
 mod session;
 
 /// Tables with the order of their rows. What a row refers to comes before it.
-const TABLES: [(&str, &str); 16] = [
+const TABLES: [(&str, &str); 17] = [
     ("meta", "name"),
     ("teams", "id"),
     ("api_keys", "id"),
@@ -59,6 +59,7 @@ const TABLES: [(&str, &str); 16] = [
     ("webhooks", "id"),
     ("nodes", "id"),
     ("corrections", "seq"),
+    ("forecast", "name"),
 ];
 
 /// Tables that are in no backup: what the schema keeps of itself, and what lives with processes.

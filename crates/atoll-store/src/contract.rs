@@ -3,6 +3,7 @@
 mod backup;
 mod cluster;
 mod event;
+mod forecast;
 mod lease;
 mod lifecycle;
 mod paging;
@@ -66,7 +67,7 @@ macro_rules! contract {
                 lifecycle::a_resume_needs_a_place_of_the_quota,
                 lifecycle::a_failed_pause_or_resume_takes_its_wish_back,
                 lifecycle::a_restart_keeps_its_place, lease::servers_count_their_beats,
-                lease::a_lease_has_one_holder_that_lives,
+                lease::a_lease_has_one_holder_that_lives, forecast::what_was_learnt_is_kept,
                 lease::a_claim_comes_with_its_wish, lease::several_are_read_at_once,
                 lifecycle::wishes_apply_only_where_they_make_sense,
                 node::a_node_keeps_what_was_decided_about_it,

@@ -14,6 +14,7 @@ use atoll_core::event::Cursor;
 use atoll_core::id::{KeyId, NodeId, SandboxId, ServerId, TeamId, TemplateId, WebhookId};
 use atoll_core::quota::{Limits, Overrides, admit};
 use atoll_core::sandbox::{Desired, EndReason, Kept, OnTimeout, Sandbox, State};
+use atoll_core::scheduler::shares::WEIGHT_DEFAULT;
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 use tokio::sync::watch;
@@ -28,6 +29,7 @@ use crate::store::{
 };
 use crate::webhook::WebhookRow;
 
+mod forecast;
 mod lease;
 mod node;
 
@@ -49,6 +51,7 @@ struct Tables {
     corrections: Vec<Correction>,
     servers: BTreeMap<ServerId, ServerRow>,
     leases: BTreeMap<String, Lease>,
+    forecast: Option<crate::store::forecast::ForecastRow>,
     idempotency: BTreeMap<(TeamId, String), (String, SandboxId, Timestamp)>,
     audit: Vec<AuditRow>,
     audit_written: i64,
@@ -459,6 +462,7 @@ impl Store for MemStore {
             created_at: at,
             overrides: Overrides::default(),
             policy: None,
+            weight: WEIGHT_DEFAULT,
             usage: TeamUsage::default(),
         });
         Ok(())
@@ -499,6 +503,7 @@ impl Store for MemStore {
         }
         row.is_disabled = change.is_disabled.unwrap_or(row.is_disabled);
         row.overrides = change.overrides.unwrap_or(row.overrides);
+        row.weight = change.weight.unwrap_or(row.weight);
         if let Some(change) = change.policy {
             row.policy = change.into_policy();
         }

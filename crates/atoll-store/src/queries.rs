@@ -10,7 +10,7 @@ macro_rules! team_columns {
     () => {
         "id, name, created_at, disabled, max_concurrent, max_cpu_millis, max_memory_mib, \
          max_disk_mib, creates_per_second, creates_burst, requests_per_second, requests_burst, \
-         concurrent, cpu_millis, memory_mib, disk_mib, running, policy"
+         concurrent, cpu_millis, memory_mib, disk_mib, running, policy, weight"
     };
 }
 
@@ -19,12 +19,14 @@ pub(crate) const TEAM_ENSURE: &str = "INSERT INTO teams (id, name, created_at) V
 pub(crate) const TEAM_NAME_TAKEN: &str = "SELECT COUNT(*) FROM teams WHERE name = $1 AND id <> $2";
 pub(crate) const TEAM_INSERT: &str = "INSERT INTO teams (id, name, created_at, disabled, \
      max_concurrent, max_cpu_millis, max_memory_mib, max_disk_mib, creates_per_second, \
-     creates_burst, requests_per_second, requests_burst, policy) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (id) DO NOTHING";
+     creates_burst, requests_per_second, requests_burst, policy, weight) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
+     ON CONFLICT (id) DO NOTHING";
 pub(crate) const TEAM_UPDATE: &str = concat!(
     "UPDATE teams SET name = $2, disabled = $3, max_concurrent = $4, max_cpu_millis = $5, \
      max_memory_mib = $6, max_disk_mib = $7, creates_per_second = $8, creates_burst = $9, \
-     requests_per_second = $10, requests_burst = $11, policy = $12 WHERE id = $1 RETURNING ",
+     requests_per_second = $10, requests_burst = $11, policy = $12, weight = $13 \
+     WHERE id = $1 RETURNING ",
     team_columns!()
 );
 pub(crate) const TEAM_GET: &str = concat!("SELECT ", team_columns!(), " FROM teams WHERE id = $1");
@@ -40,6 +42,11 @@ pub(crate) const TEAMS_HOLD: &str = concat!(
     team_columns!(),
     " FROM teams WHERE id = ANY($1::text[]) ORDER BY id FOR NO KEY UPDATE"
 );
+pub(crate) const FORECAST_PUT: &str = "INSERT INTO forecast (name, at, data) \
+     VALUES ('arrivals', $1, $2) \
+     ON CONFLICT (name) DO UPDATE SET at = excluded.at, data = excluded.data";
+pub(crate) const FORECAST_GET: &str = "SELECT at, data FROM forecast WHERE name = 'arrivals'";
+
 pub(crate) const TEAM_LIST: &str = concat!(
     "SELECT ",
     team_columns!(),

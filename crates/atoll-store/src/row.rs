@@ -20,6 +20,7 @@ use crate::policy_row::PolicyRow;
 use crate::store::{Error, Result};
 
 mod decision;
+pub(crate) mod forecast;
 
 pub(crate) use decision::{decision_from_json, decision_to_json};
 

@@ -14,6 +14,7 @@ pub(crate) mod bind;
 pub(crate) mod decode;
 pub(crate) mod dialect;
 mod event;
+mod forecast;
 mod lease;
 pub(crate) mod many;
 mod node;

@@ -55,6 +55,7 @@ use tokio::sync::watch;
 
 use crate::webhook::WebhookStore;
 
+pub mod forecast;
 pub mod lease;
 pub mod node;
 
@@ -149,6 +150,8 @@ pub struct TeamRow {
     pub overrides: Overrides,
     /// What its sandboxes must and should have of their nodes.
     pub policy: Option<Box<Overlay>>,
+    /// How much of a fleet that is too small for all it gets beside others.
+    pub weight: u32,
     /// What it has.
     pub usage: TeamUsage,
 }
@@ -164,6 +167,8 @@ pub struct TeamChange {
     pub overrides: Option<Overrides>,
     /// Its policy.
     pub policy: Option<PolicyChange>,
+    /// Its weight among the teams.
+    pub weight: Option<u32>,
 }
 
 /// What becomes of a team's policy.
@@ -598,7 +603,9 @@ pub struct TeamUsage {
 
 /// Durable state of the control plane. Every method fails with [`Error`] if the database does.
 #[async_trait]
-pub trait Store: node::NodeStore + lease::LeaseStore + WebhookStore {
+pub trait Store:
+    node::NodeStore + lease::LeaseStore + forecast::ForecastStore + WebhookStore
+{
     /// What it is in, in a word.
     fn kind(&self) -> &'static str;
 

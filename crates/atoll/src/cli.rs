@@ -585,6 +585,17 @@ pub(crate) enum TeamCommand {
         #[arg(long)]
         reset: bool,
     },
+    /// Set how much a team gets beside others of a fleet that is too small for all. It holds at
+    /// once.
+    SetWeight {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its name or id.
+        team: String,
+        /// 1 to 1000; 1 unless set.
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+        weight: u32,
+    },
     /// Refuse a team's keys. Its sandboxes go on until their deadlines.
     Disable {
         #[command(flatten)]

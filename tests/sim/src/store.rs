@@ -15,6 +15,7 @@ use atoll_core::sandbox::{Sandbox, State};
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 use atoll_store::memory::MemStore;
+use atoll_store::store::forecast::{ForecastRow, ForecastStore};
 use atoll_store::store::lease::{Lease, LeaseStore, ServerRow};
 use atoll_store::store::node::{NodeRow, NodeStore};
 use atoll_store::store::{
@@ -278,6 +279,17 @@ impl LeaseStore for SimStore {
 
     async fn lease_take(&self, name: &str, server: &ServerId) -> Result<Option<Lease>> {
         pass!(self, lease_take(name, server))
+    }
+}
+
+#[async_trait]
+impl ForecastStore for SimStore {
+    async fn forecast_put(&self, row: &ForecastRow) -> Result<()> {
+        pass!(self, forecast_put(row))
+    }
+
+    async fn forecast_get(&self) -> Result<Option<ForecastRow>> {
+        pass!(self, forecast_get())
     }
 }
 

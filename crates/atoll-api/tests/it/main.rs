@@ -16,6 +16,7 @@ mod lists;
 mod node;
 mod nodes;
 mod pause;
+mod places;
 mod rpc;
 mod sandboxes;
 mod scheduling;

@@ -16,6 +16,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Semaphore;
+
+/// Starts that it goes on with at a time: more than any test has.
+const STARTS: usize = 1_000;
 
 /// What it has.
 const TOTAL: Resources = Resources {
@@ -30,6 +34,10 @@ pub(crate) struct FakeNode {
     info: NodeInfo,
     /// Whether it refuses whatever it is to start.
     is_full: AtomicBool,
+    /// Whether it imports no template.
+    is_bare: AtomicBool,
+    /// How many starts it goes on with.
+    starts: Semaphore,
     running: Mutex<BTreeMap<SandboxId, ObservedSandbox>>,
     specs: Mutex<BTreeMap<SandboxId, SandboxSpec>>,
     networks: Mutex<BTreeMap<SandboxId, NetworkPolicy>>,
@@ -50,6 +58,8 @@ impl FakeNode {
             id: id.parse().unwrap(),
             info,
             is_full: AtomicBool::new(false),
+            is_bare: AtomicBool::new(false),
+            starts: Semaphore::new(STARTS),
             running: Mutex::default(),
             specs: Mutex::default(),
             networks: Mutex::default(),
@@ -59,6 +69,20 @@ impl FakeNode {
     /// Has it refuse whatever it is to start.
     pub(crate) fn refuse(&self) {
         self.is_full.store(true, Ordering::Relaxed);
+    }
+
+    /// Has it import no template.
+    pub(crate) fn stay_bare(&self) {
+        self.is_bare.store(true, Ordering::Relaxed);
+    }
+
+    /// Has starts wait on it, until [`Self::go_on`].
+    pub(crate) fn hold_starts(&self) {
+        self.starts.forget_permits(STARTS);
+    }
+
+    pub(crate) fn go_on(&self) {
+        self.starts.add_permits(STARTS);
     }
 
     pub(crate) fn spec(&self, id: &str) -> SandboxSpec {
@@ -143,6 +167,7 @@ impl NodeClient for FakeNode {
         if self.is_full.load(Ordering::Relaxed) {
             return CallOutcome::Refused(Refusal::NoRoom("it says so".to_owned()));
         }
+        let _start = self.starts.acquire().await;
         let observed = ObservedSandbox {
             id: spec.id.clone(),
             generation: spec.generation,
@@ -204,6 +229,9 @@ impl NodeClient for FakeNode {
         _: &BuildId,
         source: &TemplateSource,
     ) -> CallOutcome<()> {
+        if self.is_bare.load(Ordering::Relaxed) {
+            return CallOutcome::Refused(Refusal::Failed("it takes none".to_owned()));
+        }
         match source {
             TemplateSource::Directory(path) if path == Path::new("/missing") => {
                 CallOutcome::Refused(Refusal::Failed("no such directory".to_owned()))

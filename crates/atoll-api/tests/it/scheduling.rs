@@ -50,15 +50,15 @@ async fn fleet() -> World {
     world
 }
 
-fn asking(policy: &Value) -> String {
+pub(crate) fn asking(policy: &Value) -> String {
     json!({"templateID": "base", "scheduling": policy}).to_string()
 }
 
-async fn create(world: &World, body: &str) -> Answer {
+pub(crate) async fn create(world: &World, body: &str) -> Answer {
     world.ask(Method::POST, "/v2/sandboxes", body).await
 }
 
-async fn node_of(world: &World, made: &Answer) -> String {
+pub(crate) async fn node_of(world: &World, made: &Answer) -> String {
     assert_eq!(made.status, StatusCode::CREATED, "{}", made.json);
     let id = made.json["sandboxID"].as_str().unwrap();
     let path = format!("/admin/v1/explain/sandboxes/{id}");
@@ -67,12 +67,12 @@ async fn node_of(world: &World, made: &Answer) -> String {
 }
 
 /// Makes a sandbox under this policy; answers its node.
-async fn placed(world: &World, policy: &Value) -> String {
+pub(crate) async fn placed(world: &World, policy: &Value) -> String {
     let made = create(world, &asking(policy)).await;
     node_of(world, &made).await
 }
 
-async fn dry_run(world: &World, policy: &Value) -> Value {
+pub(crate) async fn dry_run(world: &World, policy: &Value) -> Value {
     let policy = policy.to_string();
     let encoded: String = policy.bytes().map(|byte| format!("%{byte:02X}")).collect();
     let path = format!("/admin/v1/schedule?policy={encoded}");

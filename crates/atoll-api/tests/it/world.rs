@@ -236,11 +236,16 @@ impl World {
     /// Has another node join, which says this of itself.
     pub(crate) async fn add_node(&self, id: &str, info: NodeInfo) -> Arc<FakeNode> {
         let node = Arc::new(FakeNode::described(id, info));
+        self.join(&node).await;
+        node
+    }
+
+    /// Has a node join.
+    pub(crate) async fn join(&self, node: &Arc<FakeNode>) {
         // It never tells anything of its own accord.
         let (_, silent) = mpsc::channel(1);
-        let client: Arc<FakeNode> = Arc::clone(&node);
+        let client: Arc<FakeNode> = Arc::clone(node);
         self.control.node_join(client, silent).await.unwrap();
-        node
     }
 
     /// Waits until the condition holds; fails with `what` if it does not in time.

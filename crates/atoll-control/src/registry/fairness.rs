@@ -5,13 +5,14 @@
 //! found no room lately. Sandboxes that exist already, and go somewhere else or are resumed, are
 //! not asked about: they were admitted once.
 
+use atoll_core::id::TeamId;
 use atoll_core::node::NodeState;
 use atoll_core::sandbox::Sandbox;
 use atoll_core::scheduler::amount::Amount;
 use atoll_core::scheduler::constraint::Constraint;
 use atoll_core::scheduler::decision::{Change, Refusal};
-use atoll_core::scheduler::forecast::Key;
 use atoll_core::scheduler::forecast::reserve::Held;
+use atoll_core::scheduler::forecast::{Key, Saved};
 use atoll_core::scheduler::shares::OverShare;
 use atoll_core::scheduler::total::Total;
 use atoll_core::time::Timestamp;
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 
 use super::Registry;
 use super::book::Inner;
-use super::foresight::Came;
+use super::foresight::{Came, Foresight};
 use crate::lock::lock;
 use crate::view::ForecastView;
 
@@ -91,6 +92,46 @@ impl Registry {
     /// Lets the forecast know that time passed, also where nobody comes.
     pub(crate) fn foresee(&self, now: Timestamp) {
         lock(&self.inner).advance(now);
+    }
+
+    /// What the forecast has learnt; none: nobody looks ahead.
+    pub(crate) fn learnt(&self) -> Option<Vec<(Key, Saved)>> {
+        lock(&self.inner).foresight.as_ref().map(Foresight::save)
+    }
+
+    /// Takes over what the forecast of an earlier process had learnt; answers how many series.
+    pub(crate) fn recall(&self, series: Vec<(Key, Saved)>) -> usize {
+        let mut inner = lock(&self.inner);
+        let foresight = inner.foresight.as_mut();
+        foresight.map_or(0, |foresight| foresight.restore(series))
+    }
+
+    /// Counts a sandbox that came before this process among those that run.
+    pub(crate) fn note_ran(&self, sandbox: &Sandbox, now: Timestamp) {
+        let mut guard = lock(&self.inner);
+        let inner = &mut *guard;
+        let Some(foresight) = &mut inner.foresight else {
+            return;
+        };
+        let entry = inner.sandboxes.get_mut(&sandbox.id);
+        if let Some(entry) = entry.filter(|entry| entry.came.is_none()) {
+            foresight.runs(&key(sandbox));
+            let age = now.saturating_since(sandbox.created_at);
+            let here = Instant::now();
+            entry.came = Some(Came {
+                template: sandbox.config.template.clone(),
+                // Older than this machine's clock can say: as if it came now.
+                at: here.checked_sub(age).unwrap_or(here),
+            });
+        }
+    }
+
+    /// Notes a team's weight: its share is another from now on.
+    pub(crate) fn set_weight(&self, team: &TeamId, weight: u32) {
+        let mut inner = lock(&self.inner);
+        if inner.shares.weight(team) != weight {
+            inner.shares.set_weight(team, weight);
+        }
     }
 
     /// What is forecast and held; none: nobody looks ahead.

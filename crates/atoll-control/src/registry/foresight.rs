@@ -1,8 +1,7 @@
 //! Who is expected, and the room that is held for them.
 //!
-//! Each new sandbox is counted when it is asked for; what is held is planned anew each minute.
-//! Sandboxes that this process did not see coming (those from before its start) are not counted
-//! among those that run, and what was learnt ends with the process.
+//! Each new sandbox is counted when it is asked for; what is held is planned anew each minute. What
+//! was learnt, and the sandboxes that run, are taken over from the process before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,7 +9,7 @@ use std::time::Duration;
 use atoll_core::id::{TeamId, TemplateId};
 use atoll_core::scheduler::amount::Amount;
 use atoll_core::scheduler::forecast::reserve::{Held, Reserve};
-use atoll_core::scheduler::forecast::{self, Forecast, Key};
+use atoll_core::scheduler::forecast::{self, Forecast, Key, Saved};
 use atoll_core::scheduler::shares::Shares;
 use atoll_core::scheduler::total::Total;
 use atoll_core::time::Timestamp;
@@ -93,6 +92,24 @@ impl Foresight {
 
     pub(super) fn ended(&mut self, key: &Key, lived: Duration) {
         self.forecast.ended(key, lived);
+    }
+
+    /// What was learnt.
+    pub(super) fn save(&self) -> Vec<(Key, Saved)> {
+        let series = self.forecast.save();
+        series.map(|(key, saved)| (key.clone(), saved)).collect()
+    }
+
+    /// Takes over what was learnt before; answers how many series.
+    pub(super) fn restore(&mut self, series: Vec<(Key, Saved)>) -> usize {
+        let series = series.into_iter();
+        let taken = series.filter(|(key, saved)| self.forecast.restore(key.clone(), saved));
+        taken.count()
+    }
+
+    /// One runs that came before.
+    pub(super) fn runs(&mut self, key: &Key) {
+        self.forecast.runs(key);
     }
 
     /// What is known, those with most arrivals expected first: so many series at most.

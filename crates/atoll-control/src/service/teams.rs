@@ -5,6 +5,7 @@ use std::sync::Arc;
 use atoll_core::error::ErrorKind;
 use atoll_core::id::TeamId;
 use atoll_core::quota::Overrides;
+use atoll_core::scheduler::shares::{WEIGHT_DEFAULT, WEIGHT_MAX};
 use atoll_store::store::{Inserted, TeamChange, TeamChanged, TeamRow, TeamUsage};
 
 use super::{ControlPlane, Inner, unavailable};
@@ -20,13 +21,16 @@ impl Inner {
         let epoch = match self.gates.find(team) {
             Ok(gate) if !self.servers.is_alone() && gate.is_old() => {
                 let row = self.store.team_get(team).await.map_err(unavailable)?;
-                return Ok(row.map(|row| self.gates.renew(&row)));
+                return Ok(row.map(|row| self.renew(&row)));
             }
             Ok(gate) => return Ok(Some(gate)),
             Err(epoch) => epoch,
         };
         let row = self.store.team_get(team).await.map_err(unavailable)?;
-        Ok(row.map(|row| self.gates.keep(&row, epoch)))
+        Ok(row.map(|row| {
+            self.registry.set_weight(&row.id, row.weight);
+            self.gates.keep(&row, epoch)
+        }))
     }
 
     /// The team's gate as its row is now, whichever server changed it; none: there is no such team.
@@ -35,7 +39,13 @@ impl Inner {
             return self.gate(team).await;
         }
         let row = self.store.team_get(team).await.map_err(unavailable)?;
-        Ok(row.map(|row| self.gates.renew(&row)))
+        Ok(row.map(|row| self.renew(&row)))
+    }
+
+    /// Takes over what the team's row says.
+    fn renew(&self, row: &TeamRow) -> Arc<Gate> {
+        self.registry.set_weight(&row.id, row.weight);
+        self.gates.renew(row)
     }
 
     fn team_view(&self, row: TeamRow) -> TeamView {
@@ -47,6 +57,7 @@ impl Inner {
             created_at: row.created_at,
             overrides: row.overrides,
             policy: row.policy,
+            weight: row.weight,
             usage: row.usage.charged,
             running: row.usage.running,
         }
@@ -58,6 +69,15 @@ fn check_name(name: &str) -> Result<()> {
     if length == 0 || length > TEAM_NAME_MAX || name.chars().any(char::is_control) {
         return Err(Error::invalid(format!(
             "a team's name has 1 to {TEAM_NAME_MAX} characters, none of them a control character"
+        )));
+    }
+    Ok(())
+}
+
+fn check_weight(weight: u32) -> Result<()> {
+    if !(1..=WEIGHT_MAX).contains(&weight) {
+        return Err(Error::invalid(format!(
+            "a team's weight is 1 to {WEIGHT_MAX}"
         )));
     }
     Ok(())
@@ -99,6 +119,7 @@ impl ControlPlane {
             created_at: inner.clock.now(),
             overrides,
             policy: None,
+            weight: WEIGHT_DEFAULT,
             usage: TeamUsage::default(),
         };
         match inner.store.team_insert(&row).await.map_err(unavailable)? {
@@ -129,32 +150,36 @@ impl ControlPlane {
             .ok_or_else(|| no_team(team))
     }
 
-    /// Changes a team; what it may have holds from the next request on. A team that has more than
-    /// a lowered quota keeps it, and gets no more. The sandboxes of a disabled team go on until
-    /// their deadlines, while its keys are refused.
+    /// Changes a team; what it may have, and its weight, hold from the next request on. A team that
+    /// has more than a lowered quota keeps it, and gets no more. The sandboxes of a disabled team
+    /// go on until their deadlines, while its keys are refused.
     ///
     /// # Errors
-    /// `NotFound`; `InvalidArgument`, `AlreadyExists` (name).
+    /// `NotFound`; `InvalidArgument` (name, weight), `AlreadyExists` (name).
     pub async fn team_update(&self, team: &TeamId, update: TeamUpdate) -> Result<TeamView> {
         let TeamUpdate {
             name,
             is_disabled,
             overrides,
             policy,
+            weight,
         } = update;
         if let Some(name) = &name {
             check_name(name)?;
         }
+        weight.map_or(Ok(()), check_weight)?;
         let change = TeamChange {
             name: name.clone(),
             is_disabled,
             overrides,
             policy,
+            weight,
         };
         let inner = &self.inner;
         match inner.store.team_update(team, change).await {
             Ok(TeamChanged::Yes(row)) => {
                 inner.gates.replace(&row);
+                inner.registry.set_weight(&row.id, row.weight);
                 Ok(inner.team_view(*row))
             }
             Ok(TeamChanged::NameTaken) => Err(name_taken(&name.unwrap_or_default())),

@@ -6,6 +6,7 @@ mod discovery;
 mod events;
 mod fake_node;
 mod faults;
+mod foresight;
 mod lifecycle;
 mod listing;
 mod nodes;

@@ -34,7 +34,7 @@
 //! the one without arrivals for longest is dropped. A minute costs one step for each series.
 
 pub mod reserve;
-mod series;
+pub mod series;
 
 #[cfg(test)]
 mod tests;
@@ -226,10 +226,10 @@ impl Forecast {
         }
     }
 
-    /// So many run: after a restart, from those who know.
-    pub fn set_running(&mut self, key: &Key, count: u32) {
+    /// One runs that had arrived before what was restored begins to count.
+    pub fn runs(&mut self, key: &Key) {
         if let Some(series) = self.series.get_mut(key) {
-            series.running = count;
+            series.running = series.running.saturating_add(1);
         }
     }
 

@@ -7,15 +7,16 @@
 //! Nothing is taken from anybody. What changes is who gets what becomes free:
 //!
 //! - As long as nobody waits, nobody is limited.
-//! - A team that stays within its share is never refused here. One that finds no room waits: its
-//!   demand is remembered, and forgotten soon after it no longer asks.
+//! - A team that stays within its share is never refused here. One that finds no room waits, and so
+//!   does one that is refused here: its demand is remembered, and forgotten soon after it no longer
+//!   asks.
 //! - A team at its share or above is refused while another one below its share waits; one that
 //!   would come above it, while another one waits that would not. Unless there is room for both.
 //!
-//! So what becomes free goes to those below their share. As soon as enough has ended each has what
-//! it wants or its weight's part of the fleet, to within one sandbox on average. What some leave of
-//! their parts goes to those that ask, by weight only about: a team above its part that is refused
-//! does not count as waiting, and another one may be first.
+//! So what becomes free goes to those below their share, and as soon as enough has ended each has
+//! its weighted max-min fair part, what others leave of theirs included, to within one sandbox on
+//! average. That those wait as well who are refused here is what makes the leftovers exact: their
+//! share grows as soon as another one has all it wants, and what is free next is theirs then.
 //!
 //! What it does not know: nodes. Room that is free in pieces too small for the one who waits counts
 //! as taken: with each refusal the caller tells what was free, and only more than that is room.
@@ -63,19 +64,20 @@ struct Wait {
     last: Amount,
     /// When that was.
     at: Timestamp,
-    /// What was free in the fleet then.
+    /// What was free in the fleet when there was no room for it last.
     free: Total,
 }
 
 impl Wait {
-    fn note(&mut self, amount: Amount, free: Total, now: Timestamp) {
+    fn note(&mut self, amount: Amount, free: Option<Total>, now: Timestamp) {
         match span(now).saturating_sub(span(self.at)) {
             ..=0 => {}
             1 => self.unmet = [Total::ZERO, self.unmet[0]],
             2.. => self.unmet = [Total::ZERO; 2],
         }
         self.unmet[0] = self.unmet[0].saturating_add(amount.into());
-        (self.last, self.free, self.at) = (amount, free, now);
+        (self.last, self.at) = (amount, now);
+        self.free = free.unwrap_or(self.free);
     }
 
     fn unmet(&self) -> Total {
@@ -219,6 +221,11 @@ impl Shares {
     /// told only of what would fit if there were more free: what never fits would hold up others
     /// for nothing.
     pub fn refused(&mut self, team: &TeamId, amount: Amount, free: Total, now: Timestamp) {
+        self.wait(team, amount, Some(free), now);
+    }
+
+    /// A team waits from now on. `free`: what was too little; none: it is others' turn.
+    fn wait(&mut self, team: &TeamId, amount: Amount, free: Option<Total>, now: Timestamp) {
         self.forget(now);
         if self.waiting.len() >= WAITING_MAX && !self.waiting.contains_key(team) {
             return;
@@ -230,7 +237,7 @@ impl Shares {
             unmet: [amount.into(), Total::ZERO],
             last: amount,
             at: now,
-            free,
+            free: free.unwrap_or(Total::ZERO),
         };
         self.waiting.insert(team.clone(), wait);
         self.levels = None;
@@ -278,6 +285,7 @@ impl Shares {
         if waiting == 0 || needed.fits_in(free) {
             return Ok(());
         }
+        self.wait(team, amount, None, now);
         Err(OverShare {
             team: team.clone(),
             dimension: own.dimension,

@@ -31,6 +31,7 @@ async fn fill(store: &dyn Store) {
             ..Overrides::default()
         },
         policy: Some(Box::new(policy::full())),
+        weight: 3,
         usage: TeamUsage::default(),
     };
     assert_eq!(store.team_insert(&other).await.unwrap(), Inserted::Yes);
@@ -41,6 +42,7 @@ async fn fill(store: &dyn Store) {
     insert(store, "ipending").await;
     fill_tenancy(store).await;
     fill_nodes(store).await;
+    super::forecast::what_was_learnt_is_kept(store).await;
     // The newest event is pruned: its number is not given out again.
     let last = event("iended", 121, "the last");
     store.event_append(vec![last]).await.unwrap();

@@ -139,6 +139,7 @@ fn row(id: &str, name: &str) -> TeamRow {
             requests: None,
         },
         policy: Some(Box::new(super::policy::full())),
+        weight: 7,
         usage: TeamUsage::default(),
     }
 }
@@ -161,6 +162,7 @@ pub(super) async fn teams_are_kept_and_changed(store: &dyn Store) {
     let rename = |name: &str| TeamChange {
         name: Some(name.to_owned()),
         is_disabled: Some(true),
+        weight: Some(1_000),
         ..TeamChange::default()
     };
     let taken = store.team_update(&other.id, rename("default")).await;
@@ -171,6 +173,7 @@ pub(super) async fn teams_are_kept_and_changed(store: &dyn Store) {
     assert_eq!(store.team_get(&absent).await.unwrap(), None);
     "renamed".clone_into(&mut other.name);
     other.is_disabled = true;
+    other.weight = 1_000;
     let changed = store.team_update(&other.id, rename("renamed")).await;
     assert_eq!(changed.unwrap(), TeamChanged::Yes(Box::new(other.clone())));
     assert_eq!(store.team_get(&other.id).await.unwrap(), Some(other));

@@ -12,11 +12,18 @@ use crate::queries;
 use crate::store::{Error, Result};
 
 /// Every schema change, in order.
-pub(super) const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "initial",
-    text: include_str!("../../migrations/postgres/0001_initial.sql"),
-}];
+pub(super) const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "initial",
+        text: include_str!("../../migrations/postgres/0001_initial.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "weights",
+        text: include_str!("../../migrations/postgres/0002_weights.sql"),
+    },
+];
 
 /// What the servers of one database migrate under.
 const LOCK: i64 = 0x0061_746f_6c6c_ffff;

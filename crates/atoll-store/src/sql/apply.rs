@@ -12,12 +12,14 @@ use atoll_core::time::Timestamp;
 
 use super::batch::readmit;
 use super::dialect::{Columns, Lock, Tx, column, fetch};
+use super::forecast;
 use super::lease::{self, LeaseWrite};
 use super::node::{self, NodeWrite};
 use super::statement::query;
 use super::{decode, event, team, webhook};
 use crate::queries;
 use crate::row::{config_to_json, corrupt, micros, status_name, to_i64};
+use crate::store::forecast::ForecastRow;
 use crate::store::lease::Lease;
 use crate::store::node::NodeRow;
 use crate::store::{
@@ -33,6 +35,7 @@ pub(crate) enum Write {
         name: String,
         value: String,
     },
+    ForecastPut(Box<ForecastRow>),
     TeamEnsure {
         id: TeamId,
         name: String,
@@ -226,6 +229,7 @@ pub(super) async fn apply<T: Tx>(tx: &mut T, write: &Write) -> Result<Reply> {
             ))
         }
         Write::Node(write) => node::apply(tx, write).await,
+        Write::ForecastPut(row) => forecast::put(tx, row).await,
         Write::Lease(write) => lease::apply(tx, write).await,
         Write::HistoryPrune(prune) => history_prune(tx, prune).await,
         Write::WebhookInsert { row, most } => webhook::insert(tx, row, *most).await,

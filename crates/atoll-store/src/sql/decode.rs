@@ -162,6 +162,7 @@ pub(crate) fn team(row: &impl Columns) -> Result<TeamRow> {
             requests: rate(row, 10, id)?,
         },
         policy: policy.map(|text| policy_from_json(id, text)).transpose()?,
+        weight: unsigned(row, 18, TABLE, id)?,
         usage: TeamUsage {
             charged: Usage {
                 places: sum(row, 12)?,

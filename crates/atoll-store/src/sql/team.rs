@@ -67,6 +67,7 @@ pub(crate) async fn update<T: Tx>(tx: &mut T, id: &TeamId, change: &TeamChange) 
     }
     team.is_disabled = change.is_disabled.unwrap_or(team.is_disabled);
     team.overrides = change.overrides.unwrap_or(team.overrides);
+    team.weight = change.weight.unwrap_or(team.weight);
     if let Some(change) = &change.policy {
         team.policy = change.clone().into_policy();
     }
@@ -103,6 +104,7 @@ fn bind_settings<'q>(statement: Statement<'q>, team: &TeamRow) -> Statement<'q> 
         .bind(per_second(limits.requests))
         .bind(burst(limits.requests))
         .bind(team.policy.as_deref().map(policy_to_json))
+        .bind(i64::from(team.weight))
 }
 
 pub(crate) async fn key_insert<T: Tx>(tx: &mut T, key: &KeyRow) -> Result<Reply> {

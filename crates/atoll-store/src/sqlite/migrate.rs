@@ -66,6 +66,11 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         name: "servers",
         text: include_str!("../../migrations/sqlite/0013_servers.sql"),
     },
+    Migration {
+        version: 14,
+        name: "weights",
+        text: include_str!("../../migrations/sqlite/0014_weights.sql"),
+    },
 ];
 
 /// Applies what the file lacks, each change in a transaction of its own.

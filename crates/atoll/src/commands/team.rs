@@ -35,6 +35,7 @@ pub(crate) struct Team {
     name: String,
     disabled: bool,
     created_at: String,
+    weight: u32,
     quota: Map<String, Value>,
     limits: Map<String, Value>,
     usage: Map<String, Value>,
@@ -98,6 +99,16 @@ pub(crate) async fn run(command: TeamCommand) -> anyhow::Result<()> {
             let team: Team = update(&client, &team.id, body).await?;
             output::line(&shown(&team))
         }
+        TeamCommand::SetWeight {
+            server,
+            team,
+            weight,
+        } => {
+            let client = client(&server)?;
+            let team = find(&client, &team).await?;
+            let team: Team = update(&client, &team.id, json!({ "weight": weight })).await?;
+            output::line(&shown(&team))
+        }
         TeamCommand::Policy(command) => schedule::policy(command).await,
         TeamCommand::Disable { server, team } => switch(&client(&server)?, &team, true).await,
         TeamCommand::Enable { server, team } => switch(&client(&server)?, &team, false).await,
@@ -154,6 +165,7 @@ fn shown(team: &Team) -> String {
             team.disabled.to_string(),
             String::new(),
         ],
+        vec!["weight".to_owned(), team.weight.to_string(), String::new()],
     ];
     let origin = |name: &str| {
         let is_own = team.quota.get(name).is_some_and(|value| !value.is_null());

@@ -124,6 +124,7 @@ struct TeamDto {
     name: String,
     disabled: bool,
     created_at: String,
+    weight: u32,
     quota: QuotaDto,
     limits: QuotaDto,
     usage: UsageDto,
@@ -145,6 +146,7 @@ impl From<TeamView> for TeamDto {
             name: team.name,
             disabled: team.is_disabled,
             created_at: time::to_rfc3339(team.created_at),
+            weight: team.weight,
             quota: team.overrides.into(),
             limits: limits.into(),
             usage: UsageDto {
@@ -173,6 +175,7 @@ struct NewTeam {
 struct TeamUpdateDto {
     name: Option<String>,
     disabled: Option<bool>,
+    weight: Option<u32>,
     quota: Option<QuotaDto>,
 }
 
@@ -210,12 +213,14 @@ async fn update(
     let TeamUpdateDto {
         name,
         disabled,
+        weight,
         quota,
     } = body.value;
     let update = TeamUpdate {
         name,
         is_disabled: disabled,
         overrides: quota.map(QuotaDto::into_overrides).transpose()?,
+        weight,
         policy: None,
     };
     let team = api.control().team_update(&team_id(&id)?, update).await?;
