@@ -86,6 +86,8 @@ pub struct Config {
     pub transition_timeout: Duration,
     /// How often every node's whole report is compared with the intent.
     pub full_sync_interval: Duration,
+    /// How often shared storage is searched for what nobody needs any more.
+    pub snapshot_sweep_interval: Duration,
     /// How long ended sandboxes and their history are kept.
     pub history_retention: Duration,
     /// How many ended sandboxes are kept at most, those that ended last.
@@ -125,6 +127,8 @@ impl Config {
             // Less than the 60 s after which the SDKs give up.
             transition_timeout: Duration::from_secs(50),
             full_sync_interval: Duration::from_secs(30),
+            // What is not needed only costs room, and most of it is removed at once.
+            snapshot_sweep_interval: Duration::from_secs(3600),
             history_retention: Duration::from_secs(7 * 24 * 3600),
             history_sandboxes_max: HISTORY_SANDBOXES_MAX,
             history_events_max: HISTORY_EVENTS_MAX,

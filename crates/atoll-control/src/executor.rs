@@ -2,6 +2,7 @@
 //! next plan's business.
 
 mod pause;
+mod relocate;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +63,7 @@ struct Change {
     desired: Option<Desired>,
     deadline: Option<Timestamp>,
     placement: Option<(NodeId, Generation)>,
+    is_detached: bool,
     stop_reason: Option<EndReason>,
     last_error: Option<String>,
     events: Vec<EventRow>,
@@ -90,12 +92,14 @@ impl Executor {
     /// Carries out one action.
     pub(crate) async fn execute(&mut self, slot: &Slot, row: Sandbox, action: &Action) -> Attempt {
         match action {
-            Action::Place => self.place(row).await,
+            Action::Place => self.place(slot, row).await,
             Action::Ensure => self.ensure(slot, row).await,
             Action::Pause => self.pause(slot, row).await,
             Action::Readmit => self.readmit(slot, row).await,
             Action::Resume => self.resume(slot, row).await,
             Action::StayPaused => self.stay_paused(slot, row, Setback::NodeLost).await,
+            Action::NoteSnapshot => self.note_snapshot(row).await,
+            Action::Relocate => self.relocate(slot, row).await,
             Action::Remove => self.remove(row).await,
             // Nothing else leads there: its node is lost.
             Action::Advance(Event::ResumeFailed) => {
@@ -107,30 +111,40 @@ impl Executor {
             Action::Advance(event @ Event::PauseDone) => {
                 self.done(slot, row, *event, Goal::Paused).await
             }
+            Action::Advance(event @ Event::Detach) => {
+                let change = Change {
+                    is_detached: true,
+                    ..Change::default()
+                };
+                self.commit(row, *event, change).await
+            }
             Action::Advance(event) => self.commit(row, *event, Change::default()).await,
             Action::Fail { reason, detail } => self.fail(row, *reason, detail.clone()).await,
             Action::Expire => self.expire(row).await,
         }
     }
 
-    async fn place(&mut self, row: Sandbox) -> Attempt {
+    async fn place(&mut self, slot: &Slot, row: Sandbox) -> Attempt {
         // The first placement keeps the generation the row was made with.
         let generation = match row.node {
             None => row.generation,
             Some(_) => row.generation.next(),
         };
-        self.place_under(row, generation).await
+        self.place_under(slot, row, generation).await
     }
 
-    async fn place_under(&mut self, row: Sandbox, generation: Generation) -> Attempt {
+    async fn place_under(&mut self, slot: &Slot, row: Sandbox, generation: Generation) -> Attempt {
         let now = self.inner.clock.now();
         let laid = match self.inner.lay(&row).await {
             Ok(laid) => laid,
             Err(error) if error.kind == ErrorKind::InvalidArgument => {
                 // A policy above it was changed since it was made.
-                return self
-                    .fail(row, EndReason::NoCapacity, error.to_string())
-                    .await;
+                let detail = error.to_string();
+                if row.kept.is_some() {
+                    let setback = Setback::Refused(Refusal::Failed(detail));
+                    return self.resume_failed(slot, row, setback).await;
+                }
+                return self.fail(row, EndReason::NoCapacity, detail).await;
             }
             Err(error) => return Attempt::Wait(error.to_string()),
         };
@@ -143,6 +157,7 @@ impl Executor {
                 };
                 self.commit(row, Event::Place, change).await
             }
+            Err(_) if row.kept.is_some() => self.stay_where_kept(slot, row).await,
             Err(unplaced) => self.give_up(row, *unplaced).await,
         }
     }
@@ -174,7 +189,7 @@ impl Executor {
         let spec = self.inner.spec(&row);
         let call = async move { client.ensure(&spec).await };
         match self.order(slot, &row, ENSURE_TIMEOUT, call).await {
-            Some(outcome) => self.ensured(row, node, outcome).await,
+            Some(outcome) => self.ensured(slot, row, node, outcome).await,
             None => Attempt::LookAgain,
         }
     }
@@ -233,6 +248,7 @@ impl Executor {
 
     async fn ensured(
         &mut self,
+        slot: &Slot,
         row: Sandbox,
         node: NodeId,
         outcome: CallOutcome<ObservedSandbox>,
@@ -272,12 +288,18 @@ impl Executor {
                     }
                 };
                 let is_exhausted = self.refused_by.len() >= REFUSALS_MAX;
+                // Another node would find the same in the storage.
+                let is_hopeless = matches!(refusal, Refusal::BadSnapshot(_));
+                if row.kept.is_some() && (is_exhausted || is_hopeless) {
+                    let setback = Setback::Refused(refusal);
+                    return self.resume_failed(slot, row, setback).await;
+                }
                 let text = refusal.to_string();
                 self.refusal = Some(refusal);
                 if is_exhausted {
                     return self.fail(row, EndReason::Failed, text).await;
                 }
-                self.place_under(row, generation).await
+                self.place_under(slot, row, generation).await
             }
         }
     }
@@ -323,6 +345,7 @@ impl Executor {
     /// It came to be as somebody asked; with that their request is done.
     async fn done(&self, slot: &Slot, row: Sandbox, event: Event, goal: Goal) -> Attempt {
         let claim = slot.claim(goal).await;
+        let before = row.clone();
         let at = self.inner.clock.now();
         let change = Change {
             audit: claim.as_ref().map(|claim| claim.row(row.id.as_str(), at)),
@@ -331,6 +354,9 @@ impl Executor {
         let attempt = self.commit(row, event, change).await;
         if let (Attempt::Moved(_), Some(claim)) = (&attempt, claim) {
             claim.keep();
+        }
+        if matches!(attempt, Attempt::Moved(_)) && event == Event::Started {
+            self.inner.clear_kept(&before);
         }
         attempt
     }
@@ -429,6 +455,7 @@ impl Executor {
             expected: (row.state, row.generation),
             next: next.next,
             placement: change.placement,
+            is_detached: change.is_detached,
             started_at: stamp(Effect::StampStart),
             paused_at: stamp(Effect::StampPause),
             ended_at: stamp(Effect::StampEnd),
@@ -463,6 +490,7 @@ impl Inner {
             env: row.config.env.clone(),
             network: row.config.network.clone(),
             access_token: self.tokens.envd(row),
+            snapshot: row.snapshot.clone().filter(|_| row.is_elsewhere()),
         }
     }
 
@@ -488,6 +516,7 @@ impl Inner {
         if row.state == State::Stopped {
             self.registry.forget(&row.id);
             self.usage.forget(&row.id);
+            self.drop_snapshots(row, Generation::MAX);
         }
     }
 }
@@ -501,6 +530,7 @@ const fn committed(event: Event) -> &'static str {
         Event::PauseDone => "control.paused",
         Event::PauseFailed => "control.pause-failed",
         Event::Resume => "control.resuming",
+        Event::Detach => "control.detached",
         Event::ResumeFailed => "control.resume-failed",
         Event::Restart => "control.restarting",
         Event::Delete => "control.stopping",

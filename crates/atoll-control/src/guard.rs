@@ -20,6 +20,7 @@ use atoll_core::id::{BuildId, Generation, NodeId, SandboxId, TemplateId};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::node::{CallOutcome, NodeInfo, NodeReport, ObservedSandbox, Refusal};
 use atoll_core::sandbox::SandboxSpec;
+use atoll_core::snapshot::{Stored, Unneeded};
 use atoll_core::template::TemplateSource;
 use tokio::time::{Instant, timeout};
 
@@ -49,6 +50,9 @@ const PLACED_PAUSE: Duration = Duration::from_secs(2);
 
 /// How long other orders may take.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a node may take for what is about its shared storage: hundreds of requests there.
+const STORAGE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long a node may take to report.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -233,6 +237,7 @@ impl Breakers {
                 | Refusal::UnknownSandbox
                 | Refusal::UnknownTemplate
                 | Refusal::BadSource(_)
+                | Refusal::BadSnapshot(_)
                 | Refusal::Unsupported(_),
             ) => {}
         }
@@ -335,6 +340,18 @@ impl NodeClient for GuardedNode {
 
     async fn resume(&self, spec: &SandboxSpec) -> CallOutcome<ObservedSandbox> {
         self.start(self.node.resume(spec)).await
+    }
+
+    async fn list_snapshots(
+        &self,
+        after: Option<&SandboxId>,
+        limit: u32,
+    ) -> CallOutcome<Vec<Stored>> {
+        within(STORAGE_TIMEOUT, self.node.list_snapshots(after, limit)).await
+    }
+
+    async fn drop_snapshots(&self, unneeded: &Unneeded) -> CallOutcome<()> {
+        within(STORAGE_TIMEOUT, self.node.drop_snapshots(unneeded)).await
     }
 
     async fn report(&self) -> CallOutcome<NodeReport> {

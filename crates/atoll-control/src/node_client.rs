@@ -5,6 +5,7 @@ use atoll_core::id::{BuildId, Generation, NodeId, SandboxId, TemplateId};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::node::{CallOutcome, NodeInfo, NodeReport, ObservedSandbox, Refusal};
 use atoll_core::sandbox::SandboxSpec;
+use atoll_core::snapshot::{Stored, Unneeded};
 use atoll_core::template::TemplateSource;
 
 /// One node, as control sees it.
@@ -59,6 +60,23 @@ pub trait NodeClient: Send + Sync + std::fmt::Debug {
     async fn resume(&self, spec: &SandboxSpec) -> CallOutcome<ObservedSandbox> {
         let _ = spec;
         CallOutcome::Refused(Refusal::Unsupported("resume".to_owned()))
+    }
+
+    /// What the node's shared storage has of sandboxes after `after`, in the order of their ids: at
+    /// most `limit`, none at the end.
+    async fn list_snapshots(
+        &self,
+        after: Option<&SandboxId>,
+        limit: u32,
+    ) -> CallOutcome<Vec<Stored>> {
+        let _ = (after, limit);
+        CallOutcome::Refused(Refusal::Unsupported("shared storage".to_owned()))
+    }
+
+    /// Removes from the node's shared storage what is not needed. What is not there is `Done`.
+    async fn drop_snapshots(&self, unneeded: &Unneeded) -> CallOutcome<()> {
+        let _ = unneeded;
+        CallOutcome::Refused(Refusal::Unsupported("shared storage".to_owned()))
     }
 
     /// Everything the node runs.

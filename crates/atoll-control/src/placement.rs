@@ -8,12 +8,14 @@ use std::sync::Arc;
 use atoll_core::error::ErrorKind;
 use atoll_core::id::{Generation, NodeId};
 use atoll_core::sandbox::Sandbox;
+use atoll_core::scheduler::constraint::{Constraints, Expression, Operator};
 use atoll_core::scheduler::decision::{Decision, Refusal};
 use atoll_core::scheduler::overlay::{self, Invalid, Laid, Level, Subject};
 use atoll_core::scheduler::policy::{Policy, Strategy};
 use atoll_core::scheduler::record::{Asked, Record};
 use atoll_core::scheduler::request::Request;
 use atoll_core::scheduler::score::{Term, Weights};
+use atoll_core::snapshot::STORE_LABEL;
 use tokio::time::Instant;
 use tracing::field::{Empty, display};
 
@@ -150,7 +152,16 @@ impl Inner {
     /// What is asked of a node for a sandbox.
     pub(crate) fn request(&self, sandbox: &Sandbox, laid: &Laid) -> Request {
         let near = laid.near.as_ref();
+        // What is kept can be had where the same storage is.
+        let storage = sandbox.snapshot.as_ref().map(|snapshot| Expression {
+            key: STORE_LABEL.to_owned(),
+            operator: Operator::Equals(snapshot.store.to_string()),
+        });
         Request {
+            constraints: Constraints {
+                labels: storage.into_iter().collect(),
+                ..Constraints::default()
+            },
             amount: sandbox.config.resources.into(),
             template: Some(sandbox.config.build.to_string()),
             near: near.and_then(|id| self.registry.node_for(&sandbox.team, id)),

@@ -17,11 +17,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use atoll_core::heartbeat::Heartbeat;
-use atoll_core::id::{Generation, NodeId, SandboxId, TeamId};
+use atoll_core::id::{Generation, NodeId, SandboxId, StoreId, TeamId};
 use atoll_core::node::{DrainMode, NodeReport, NodeState, ObservedSandbox};
 use atoll_core::reconcile::{NodeHealth, Nodes, Observed};
 use atoll_core::sandbox::Sandbox;
 use atoll_core::scheduler::forecast;
+use atoll_core::snapshot::STORE_LABEL;
 use atoll_core::time::Timestamp;
 
 use atoll_store::store::node::NodeRow;
@@ -243,6 +244,19 @@ impl Registry {
             .nodes
             .values()
             .filter_map(|node| node.client.clone())
+            .collect()
+    }
+
+    /// The storages that nodes share, each with a way to a node that answers and has it.
+    pub(crate) fn storages(&self) -> BTreeMap<StoreId, Arc<dyn NodeClient>> {
+        let inner = lock(&self.inner);
+        let nodes = inner.nodes.values();
+        let ready = nodes.filter(|node| node.health == NodeHealth::Ready);
+        ready
+            .filter_map(|node| {
+                let id = node.info.descriptor.labels.get(STORE_LABEL)?;
+                Some((id.parse().ok()?, node.client.clone()?))
+            })
             .collect()
     }
 

@@ -12,12 +12,13 @@ use atoll_core::id::{BuildId, Generation, NodeId, SandboxId, TemplateId};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::node::{CallOutcome, NodeEvent, NodeInfo, NodeReport, ObservedSandbox};
 use atoll_core::sandbox::SandboxSpec;
+use atoll_core::snapshot::{Stored, Unneeded};
 use atoll_core::template::TemplateSource;
 use atoll_proto::join_token::JoinToken;
 use atoll_proto::node::{
-    self as wire, EnsureRequest, ImportTemplateRequest, NodeServiceClient, PauseRequest,
-    RemoveRequest, RemoveTemplateRequest, ReportRequest, ResumeRequest, UpdateNetworkRequest,
-    WatchEventsRequest,
+    self as wire, DropSnapshotsRequest, EnsureRequest, ImportTemplateRequest, ListSnapshotsRequest,
+    NodeServiceClient, PauseRequest, RemoveRequest, RemoveTemplateRequest, ReportRequest,
+    ResumeRequest, UpdateNetworkRequest, WatchEventsRequest,
 };
 use atoll_proto::node_domain;
 use connectrpc::ConnectError;
@@ -35,6 +36,9 @@ const SANDBOX_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long other orders may take.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long what is about its shared storage may take.
+const STORAGE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long a template may take: pulling and unpacking a large image over a slow line.
 const IMPORT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -312,6 +316,36 @@ impl NodeClient for RpcNode {
             .client
             .resume_with_options(request, self.within(SANDBOX_TIMEOUT));
         match pass(call, "control.resume.sent", "control.resume.answered").await {
+            Ok(answer) => answer.into_owned().into(),
+            Err(error) => unknown(&error),
+        }
+    }
+
+    async fn list_snapshots(
+        &self,
+        after: Option<&SandboxId>,
+        limit: u32,
+    ) -> CallOutcome<Vec<Stored>> {
+        let request = ListSnapshotsRequest {
+            after: after.map_or_else(String::new, ToString::to_string),
+            limit,
+            ..ListSnapshotsRequest::default()
+        };
+        let call = self
+            .client
+            .list_snapshots_with_options(request, self.within(STORAGE_TIMEOUT));
+        match call.await {
+            Ok(answer) => answer.into_owned().into(),
+            Err(error) => unknown(&error),
+        }
+    }
+
+    async fn drop_snapshots(&self, unneeded: &Unneeded) -> CallOutcome<()> {
+        let request = DropSnapshotsRequest::from(unneeded);
+        let call = self
+            .client
+            .drop_snapshots_with_options(request, self.within(STORAGE_TIMEOUT));
+        match call.await {
             Ok(answer) => answer.into_owned().into(),
             Err(error) => unknown(&error),
         }

@@ -8,6 +8,7 @@ pub(crate) mod forecast;
 mod health;
 mod retention;
 pub(crate) mod servers;
+mod snapshots;
 pub(crate) mod sync;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub(crate) async fn run(inner: &Arc<Inner>, cancel: CancellationToken) {
         expiry::run(inner, &cancel),
         sync::run(inner, &cancel),
         retention::run(inner, &cancel),
+        snapshots::run(inner, &cancel),
         health::run(inner, &cancel),
         backlog::run(inner, &cancel),
         servers::run(inner, &cancel),

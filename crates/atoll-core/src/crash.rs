@@ -7,12 +7,14 @@
 use std::sync::OnceLock;
 
 /// The steps of the control plane, in the order in which a sandbox comes by.
-pub const CONTROL: [&str; 21] = [
+pub const CONTROL: [&str; 24] = [
     // The caller's wish is committed (create: with its placement); nothing was ordered.
     "control.intent",
     // The state that follows is committed, before any order of it.
     "control.pausing",
     "control.resuming",
+    // The same, on another node than the one that keeps it.
+    "control.relocating",
     "control.restarting",
     "control.stopping",
     // What restarts has its new placement; its node was not told.
@@ -30,6 +32,9 @@ pub const CONTROL: [&str; 21] = [
     // The outcome is committed; the caller was not answered.
     "control.running",
     "control.paused",
+    // That shared storage has its files, or that only it has them.
+    "control.snapshot",
+    "control.detached",
     "control.vacated",
     "control.removed",
     // What did not work is committed: it runs still, is kept still, or is given up.
@@ -39,7 +44,7 @@ pub const CONTROL: [&str; 21] = [
 ];
 
 /// The steps of a node.
-pub const NODE: [&str; 21] = [
+pub const NODE: [&str; 27] = [
     // The order was taken; nothing was done.
     "node.ensure.admitted",
     // The ledger says that it is being made.
@@ -55,6 +60,17 @@ pub const NODE: [&str; 21] = [
     "node.pause.recorded",
     // Only files are kept, and the processes are gone.
     "node.pause.released",
+    // Its files are on their way to shared storage; nothing of them is there.
+    "node.snapshot.begun",
+    // Every part is there, and nothing says what they are parts of.
+    "node.snapshot.parts",
+    // The whole is there, and was not read back.
+    "node.snapshot.whole",
+    "node.snapshot.verified",
+    // The ledger says that it is there; the control plane does not know.
+    "node.snapshot.recorded",
+    // They came from shared storage; nothing was started over them.
+    "node.ensure.fetched",
     "node.resume.ordered",
     // The processes go on, under the ledger's old record.
     "node.resume.thawed",

@@ -119,6 +119,13 @@ id!(
     "node",
     is_slug
 );
+id!(
+    /// A storage of snapshots, drawn when it is first used: two nodes that find the same id share
+    /// it.
+    StoreId,
+    "snapshot store",
+    is_slug
+);
 
 id!(
     /// One start of a process of the control plane: a UUID.
@@ -174,6 +181,9 @@ impl Generation {
     /// The generation of the first placement.
     pub const FIRST: Self = Self(1);
 
+    /// Newer than any there will be.
+    pub const MAX: Self = Self(i64::MAX.unsigned_abs());
+
     /// A generation from its number.
     #[must_use]
     pub const fn new(number: u64) -> Self {
@@ -184,6 +194,12 @@ impl Generation {
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
+    }
+
+    /// The generation of the placement before; the first has none.
+    #[must_use]
+    pub const fn before(self) -> Self {
+        Self(self.0.saturating_sub(1))
     }
 
     /// The generation of the next placement.

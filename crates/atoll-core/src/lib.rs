@@ -23,5 +23,6 @@ pub mod resources;
 pub mod route;
 pub mod sandbox;
 pub mod scheduler;
+pub mod snapshot;
 pub mod template;
 pub mod time;

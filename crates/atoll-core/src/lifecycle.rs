@@ -24,8 +24,10 @@
 //! pausing  | delete        | stopping | -
 //! pausing  | fail          | error    | announce sandbox.error
 //! paused   | resume        | resuming | -
+//! paused   | detach        | paused   | -
 //! paused   | delete        | stopping | -
 //! paused   | fail          | error    | announce sandbox.error
+//! resuming | place         | resuming | -
 //! resuming | started       | running  | stamp start, publish route, announce sandbox.resumed
 //! resuming | resume failed | paused   | -
 //! resuming | delete        | stopping | -
@@ -45,6 +47,8 @@
 //!   lose a sandbox that is intact.
 //! - `paused` fails only if its node says that what was kept is gone; a node that is silent or lost
 //!   may come back with it.
+//! - `paused` is detached from its node when only shared storage keeps it any more; what is resumed
+//!   from there is placed again, as in `creating`, if a node refuses it.
 //! - A restart is a removal that ends in `pending` instead of `stopped`: the sandbox never counts
 //!   as ended.
 //! - `error` leads only to removal; control asks for it by itself.
@@ -81,6 +85,8 @@ pub enum Event {
     PauseFailed,
     /// It should serve again.
     Resume,
+    /// No node keeps it any more; shared storage does.
+    Detach,
     /// It could not be resumed; what was kept is intact.
     ResumeFailed,
     /// It should begin anew under the same identity.
@@ -96,13 +102,14 @@ pub enum Event {
 }
 
 /// Every event, in the order of the table.
-pub const EVENTS: [Event; 12] = [
+pub const EVENTS: [Event; 13] = [
     Event::Place,
     Event::Started,
     Event::Pause,
     Event::PauseDone,
     Event::PauseFailed,
     Event::Resume,
+    Event::Detach,
     Event::ResumeFailed,
     Event::Restart,
     Event::Delete,
@@ -231,6 +238,7 @@ pub const fn event_name(event: Event) -> &'static str {
         Event::PauseDone => "pause done",
         Event::PauseFailed => "pause failed",
         Event::Resume => "resume",
+        Event::Detach => "detach",
         Event::ResumeFailed => "resume failed",
         Event::Restart => "restart",
         Event::Delete => "delete",
@@ -264,7 +272,8 @@ pub const fn step(state: State, event: Event) -> Result<Step, Refused> {
         (State::Running, Event::Pause) => (State::Pausing, WITHDRAW),
         (State::Pausing, Event::PauseDone) => (State::Paused, KEPT),
         (State::Pausing, Event::PauseFailed) => (State::Running, &[PublishRoute] as &[Effect]),
-        (State::Paused, Event::Resume) => (State::Resuming, NONE),
+        (State::Paused, Event::Resume) | (State::Resuming, Event::Place) => (State::Resuming, NONE),
+        (State::Paused, Event::Detach) => (State::Paused, NONE),
         (State::Resuming, Event::ResumeFailed) => (State::Paused, NONE),
         (State::Running, Event::Restart | Event::Delete) => (State::Stopping, WITHDRAW),
         (

@@ -6,6 +6,7 @@ use crate::descriptor::Descriptor;
 use crate::id::{Generation, NodeId, SandboxId};
 use crate::resources::Resources;
 use crate::sandbox::UsageSample;
+use crate::snapshot::Snapshot;
 use crate::time::Timestamp;
 
 /// What a node is called and where it is, in its operator's words.
@@ -94,6 +95,9 @@ pub enum Refusal {
     /// What a template is to be made from is missing, malformed or refused: its author's to mend.
     #[error("{0}")]
     BadSource(String),
+    /// What is in the storage of snapshots is not what was put there: nothing was started from it.
+    #[error("{0}")]
+    BadSnapshot(String),
     /// The node lacks the template build.
     #[error("unknown template build")]
     UnknownTemplate,
@@ -133,6 +137,8 @@ pub struct ObservedSandbox {
     pub started_at: Option<Timestamp>,
     /// Why it ended, where it did.
     pub detail: Option<String>,
+    /// The copy of its files that other nodes can go on from, once it was read back.
+    pub snapshot: Option<Snapshot>,
 }
 
 /// A node's whole report: the answer to a full synchronisation.

@@ -54,6 +54,11 @@ pub enum Action {
     Readmit,
     /// Tell the row's node to let what it keeps serve again, under the row's generation.
     Resume,
+    /// Commit that shared storage has what the row's node keeps, so that others can go on with it.
+    NoteSnapshot,
+    /// Choose a node for what shared storage has; commit that it resumes there, under the next
+    /// generation.
+    Relocate,
     /// Tell the row's node to remove the sandbox.
     Remove,
     /// Commit the state that follows this event. A pause that failed takes back the wish that it
@@ -113,6 +118,14 @@ fn pause() -> Vec<Action> {
     ]
 }
 
+fn relocate() -> Vec<Action> {
+    vec![
+        Action::Relocate,
+        Action::Ensure,
+        Action::Advance(Event::Started),
+    ]
+}
+
 fn resume() -> Vec<Action> {
     vec![
         Action::Readmit,
@@ -130,9 +143,13 @@ fn then_pause(sandbox: &Sandbox, mut actions: Vec<Action>) -> Vec<Action> {
 }
 
 /// What leads to the pause, and on to serving if that is what is wanted.
-fn then_resume(sandbox: &Sandbox, mut actions: Vec<Action>) -> Vec<Action> {
+fn then_resume(sandbox: &Sandbox, observed: &Observed, mut actions: Vec<Action>) -> Vec<Action> {
     if sandbox.desired == Desired::Running {
         actions.extend(resume());
+    } else if let Observed::Known(seen) = observed
+        && has_news(sandbox, seen)
+    {
+        actions.push(Action::NoteSnapshot);
     }
     actions
 }
@@ -174,7 +191,7 @@ fn plan_running(
             Action::Advance(Event::Pause),
             Action::Advance(Event::PauseDone),
         ];
-        return then_resume(sandbox, actions);
+        return then_resume(sandbox, observed, actions);
     }
     if sandbox.desired == Desired::Paused {
         return pause();
@@ -221,7 +238,7 @@ fn plan_pausing(sandbox: &Sandbox, observed: &Observed, health: Option<NodeHealt
         }
         _ => vec![Action::Pause, Action::Advance(Event::PauseDone)],
     };
-    then_resume(sandbox, actions)
+    then_resume(sandbox, observed, actions)
 }
 
 /// Why what a node kept of a sandbox is of no use any more. That it is silent, or lost, is no
@@ -252,24 +269,51 @@ fn failure_of_keeping(
 
 fn plan_paused(sandbox: &Sandbox, observed: &Observed, health: Option<NodeHealth>) -> Vec<Action> {
     if let Some(failure) = failure_of_keeping(sandbox, observed, health) {
-        return failure;
-    }
-    if health == Some(NodeHealth::Lost) {
-        return match sandbox.desired {
-            Desired::Running => vec![Action::StayPaused],
-            Desired::Paused | Desired::Stopped => Vec::new(),
+        return match sandbox.snapshot {
+            Some(_) => plan_detached(sandbox, &failure),
+            None => failure,
         };
     }
-    let serves_nevertheless = matches!(
-        observed,
-        Observed::Known(seen) if seen.state != ObservedState::Paused
-    );
-    let actions = if serves_nevertheless {
-        vec![Action::Pause]
-    } else {
-        Vec::new()
+    if health == Some(NodeHealth::Lost) {
+        return match (sandbox.desired, &sandbox.snapshot) {
+            (Desired::Running, Some(_)) => relocate(),
+            (Desired::Running, None) => vec![Action::StayPaused],
+            (Desired::Paused | Desired::Stopped, _) => Vec::new(),
+        };
+    }
+    let actions = match observed {
+        // It serves nevertheless.
+        Observed::Known(seen) if seen.state != ObservedState::Paused => vec![Action::Pause],
+        Observed::Known(_) | Observed::Absent | Observed::Unknown => Vec::new(),
     };
-    then_resume(sandbox, actions)
+    then_resume(sandbox, observed, actions)
+}
+
+/// Whether its node tells of a newer copy in shared storage than is known.
+fn has_news(sandbox: &Sandbox, seen: &ObservedSandbox) -> bool {
+    let known = sandbox.snapshot.as_ref().map(|known| known.generation);
+    let told = seen.snapshot.as_ref().map(|told| told.generation);
+    seen.state == ObservedState::Paused && told == Some(seen.generation) && known < told
+}
+
+/// What its node kept is of no use any more; what shared storage has is.
+fn plan_detached(sandbox: &Sandbox, failure: &[Action]) -> Vec<Action> {
+    let mut actions = detach(sandbox, failure);
+    if sandbox.desired == Desired::Running {
+        actions.extend(relocate());
+    }
+    actions
+}
+
+fn detach(sandbox: &Sandbox, failure: &[Action]) -> Vec<Action> {
+    let mut actions = Vec::new();
+    if sandbox.node.is_some() {
+        if failure.contains(&Action::Remove) {
+            actions.push(Action::Remove);
+        }
+        actions.push(Action::Advance(Event::Detach));
+    }
+    actions
 }
 
 fn plan_resuming(
@@ -277,8 +321,19 @@ fn plan_resuming(
     observed: &Observed,
     health: Option<NodeHealth>,
 ) -> Vec<Action> {
+    if sandbox.is_elsewhere() {
+        return plan_relocating(sandbox, observed, health);
+    }
     if let Some(failure) = failure_of_keeping(sandbox, observed, health) {
-        return failure;
+        // With a copy in shared storage it is paused still, and the next plan detaches it.
+        return match sandbox.snapshot {
+            Some(_) => {
+                let mut actions = vec![Action::Advance(Event::ResumeFailed)];
+                actions.extend(detach(sandbox, &failure));
+                actions
+            }
+            None => failure,
+        };
     }
     if health == Some(NodeHealth::Lost) {
         return vec![Action::Advance(Event::ResumeFailed)];
@@ -288,6 +343,31 @@ fn plan_resuming(
             vec![Action::Advance(Event::Started)]
         }
         _ => vec![Action::Resume, Action::Advance(Event::Started)],
+    };
+    then_pause(sandbox, actions)
+}
+
+/// A resume on another node, from what shared storage has. That the node has nothing of it means
+/// only that it has not begun.
+fn plan_relocating(
+    sandbox: &Sandbox,
+    observed: &Observed,
+    health: Option<NodeHealth>,
+) -> Vec<Action> {
+    let has_failed = match (health, current(sandbox, observed)) {
+        (None | Some(NodeHealth::Lost), _) => true,
+        (_, Some(seen)) => seen.state == ObservedState::Exited,
+        // Without a copy it would begin with the template's files.
+        (_, None) => sandbox.snapshot.is_none(),
+    };
+    if has_failed {
+        return vec![Action::Advance(Event::ResumeFailed)];
+    }
+    let actions = match current(sandbox, observed) {
+        Some(seen) if seen.state == ObservedState::Running => {
+            vec![Action::Advance(Event::Started)]
+        }
+        _ => vec![Action::Ensure, Action::Advance(Event::Started)],
     };
     then_pause(sandbox, actions)
 }

@@ -8,6 +8,7 @@ use crate::network::NetworkPolicy;
 use crate::quota::Charge;
 use crate::resources::Resources;
 use crate::scheduler::overlay::Overlay;
+use crate::snapshot::Snapshot;
 use crate::time::Timestamp;
 
 /// Where a sandbox stands. [`crate::sandbox`] only names the states; which may follow which is
@@ -150,8 +151,12 @@ pub struct Sandbox {
     pub deadline: Timestamp,
     /// Whether the pause that is wanted or done keeps the memory.
     pub keep_memory: bool,
-    /// What its node keeps, from the end of a pause to the end of the resume.
+    /// What is kept of it, from the end of a pause to the end of the resume.
     pub kept: Option<Kept>,
+    /// The node that keeps it; none if only shared storage does.
+    pub kept_on: Option<NodeId>,
+    /// What shared storage has of it, from when that was read back to the end of the resume.
+    pub snapshot: Option<Snapshot>,
     /// Whether it should begin anew; set by a restart, until it serves again or fails.
     pub is_restarting: bool,
     /// The server that took the last request of where it should be, and brings it there; none:
@@ -190,8 +195,31 @@ impl Sandbox {
     /// Whether a node that reports this generation reports the sandbox as it is intended.
     #[must_use]
     pub fn is_own_generation(&self, generation: Generation) -> bool {
-        let oldest = self.kept.map_or(self.generation, |kept| kept.generation);
-        (oldest..=self.generation).contains(&generation)
+        (self.oldest()..=self.generation).contains(&generation)
+    }
+
+    /// The oldest placement under which its node may have it: the one it is kept under, if that
+    /// node keeps it.
+    #[must_use]
+    pub fn oldest(&self) -> Generation {
+        let kept = self.kept.filter(|_| !self.is_elsewhere());
+        kept.map_or(self.generation, |kept| kept.generation)
+    }
+
+    /// Whether it goes on on another node than the one that keeps it, if one does.
+    #[must_use]
+    pub fn is_elsewhere(&self) -> bool {
+        self.kept.is_some() && self.node != self.kept_on
+    }
+
+    /// Whether this node keeps it under this placement, while it may go on elsewhere: as long as it
+    /// does not serve there, the copy is not given up.
+    #[must_use]
+    pub fn is_kept_on(&self, node: &NodeId, generation: Generation) -> bool {
+        self.kept_on.as_ref() == Some(node)
+            && self
+                .kept
+                .is_some_and(|kept| (kept.generation..=self.generation).contains(&generation))
     }
 }
 
@@ -216,6 +244,8 @@ pub struct SandboxSpec {
     pub network: NetworkPolicy,
     /// What the guest agent demands of its clients; none leaves it open.
     pub access_token: Option<AccessToken>,
+    /// The files it starts with, of an earlier placement; none: the template's.
+    pub snapshot: Option<Snapshot>,
 }
 
 /// A bearer token. Its `Debug` shows nothing, so that it cannot reach a log.

@@ -33,6 +33,7 @@ use atoll_core::node::{
 };
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::SandboxSpec;
+use atoll_core::snapshot::STORE_LABEL;
 use atoll_core::template::TemplateSource;
 use atoll_core::time::Clock;
 use rustix::fs::{FlockOperation, flock};
@@ -50,6 +51,7 @@ use crate::image::{self, TemplateStore};
 use crate::ledger::{self, Ledger, Record, Stage};
 use crate::machine::Meter;
 use crate::processor;
+use crate::snapshot::SnapshotStore;
 
 pub mod heartbeat;
 mod owner;
@@ -57,6 +59,7 @@ mod pausing;
 mod recovery;
 mod remembered;
 mod room;
+mod storing;
 
 /// How long a removal is waited for. It goes on afterwards; the caller is told that it does not
 /// know.
@@ -83,6 +86,8 @@ pub struct Config {
     pub max_sandboxes: usize,
     /// Time between usage samples of one sandbox.
     pub usage_interval: Duration,
+    /// Where the files of paused sandboxes are kept for other nodes, too; none: nowhere.
+    pub snapshots: Option<SnapshotStore>,
 }
 
 /// Why an agent does not start.
@@ -219,6 +224,10 @@ impl Agent {
         let described = &mut info.descriptor;
         processor::ARCHITECTURE.clone_into(&mut described.architecture);
         described.cpu_features = processor::features();
+        if let Some(store) = &self.inner.config.snapshots {
+            let (label, id) = (STORE_LABEL.to_owned(), store.id().to_string());
+            described.labels.insert(label, id);
+        }
         described.drivers = BTreeMap::from([(driver.name().to_owned(), driver.version())]);
         info
     }
@@ -493,6 +502,7 @@ impl Agent {
                     resources: spec.resources,
                     stage: Stage::Starting,
                     started_at: None,
+                    snapshot: None,
                 };
                 let (owner, view) = self.inner.own(&mut state, record, None);
                 let spec = spec.clone();
@@ -542,6 +552,7 @@ impl Inner {
             resources: Hold::from(record.stage).of(record.resources),
             started_at: record.started_at,
             detail: None,
+            snapshot: record.snapshot.clone(),
         };
         let (publish, view) = watch::channel(View {
             observed,

@@ -146,6 +146,13 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
         Err(Error::Unsupported("resume"))
     }
 
+    /// The one file in `directory` that has everything a released instance left there that
+    /// [`Driver::restore`] needs, also on another machine; none if there is no such file.
+    fn files(&self, directory: &Path) -> Option<PathBuf> {
+        let _ = directory;
+        None
+    }
+
     /// Copies the files of a sandbox in `directory`, which stands still or does not run, to the
     /// file `to`, from which a template build starts others.
     async fn copy_files(&self, directory: &Path, to: &Path) -> Result<(), Error> {

@@ -182,6 +182,7 @@ mod tests {
             ]),
             network: atoll_core::network::NetworkPolicy::default(),
             access_token: None,
+            snapshot: None,
         };
         let defaults = ImageDefaults {
             environment: BTreeMap::from([

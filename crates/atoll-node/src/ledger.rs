@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use atoll_core::id::{BuildId, Generation, SandboxId, TemplateId};
 use atoll_core::resources::Resources;
+use atoll_core::snapshot::Snapshot;
 use atoll_core::time::Timestamp;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -98,6 +99,8 @@ pub struct Record {
     pub stage: Stage,
     /// When it began to serve.
     pub started_at: Option<Timestamp>,
+    /// What shared storage has of it, while it is paused.
+    pub snapshot: Option<Snapshot>,
 }
 
 /// A record as it stands in the file.
@@ -115,6 +118,28 @@ struct Row {
     disk_mib: u32,
     stage: Stage,
     started_at_us: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    snapshot: Option<SnapshotRow>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SnapshotRow {
+    store: String,
+    generation: u64,
+    digest: String,
+    bytes: u64,
+}
+
+impl SnapshotRow {
+    /// What cannot be read is made again.
+    fn into_snapshot(self) -> Option<Snapshot> {
+        Some(Snapshot {
+            store: self.store.parse().ok()?,
+            generation: Generation::new(self.generation),
+            digest: self.digest.parse().ok()?,
+            bytes: self.bytes,
+        })
+    }
 }
 
 impl From<&Record> for Row {
@@ -131,6 +156,12 @@ impl From<&Record> for Row {
             disk_mib: record.resources.disk_mib,
             stage: record.stage,
             started_at_us: record.started_at.map(Timestamp::as_micros),
+            snapshot: record.snapshot.as_ref().map(|snapshot| SnapshotRow {
+                store: snapshot.store.to_string(),
+                generation: snapshot.generation.get(),
+                digest: snapshot.digest.to_string(),
+                bytes: snapshot.bytes,
+            }),
         }
     }
 }
@@ -150,6 +181,7 @@ impl Row {
             },
             stage: self.stage,
             started_at: self.started_at_us.map(Timestamp::from_micros),
+            snapshot: self.snapshot.and_then(SnapshotRow::into_snapshot),
         })
     }
 }
@@ -339,6 +371,8 @@ fn read(path: &Path) -> Result<Option<Record>, Error> {
 
 #[cfg(test)]
 mod tests {
+    use atoll_core::snapshot::Digest;
+
     use super::*;
 
     fn record(stage: Stage) -> Record {
@@ -355,6 +389,12 @@ mod tests {
             },
             stage,
             started_at: (stage == Stage::Running).then(|| Timestamp::from_micros(9)),
+            snapshot: matches!(stage, Stage::Paused { has_memory: false }).then(|| Snapshot {
+                store: "s1".parse().unwrap(),
+                generation: Generation::new(4),
+                digest: Digest::new([9; 32]),
+                bytes: 7,
+            }),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! [`agent`] takes the orders and keeps the [`ledger`]; a [`driver`] makes the sandboxes, out of
 //! [`net`] slots, [`disk`]s, [`cgroup`]s and the layers of a [`rootfs`]; [`guest_client`] wakes the
-//! guest agent inside; [`doctor`] tells what a machine offers. [`relay`] puts all of it on a
+//! guest agent inside; [`snapshot`]s let other machines go on with what is paused; [`doctor`] tells what a machine offers. [`relay`] puts all of it on a
 //! network, in a process that outlives the agent: orders go to the agent's [`rpc`], connections to
 //! sandboxes.
 //!
@@ -26,5 +26,6 @@ mod processor;
 pub mod relay;
 pub mod rootfs;
 pub mod rpc;
+pub mod snapshot;
 mod sys;
 pub mod traceparent;

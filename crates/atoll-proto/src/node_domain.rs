@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use atoll_core::id::{Generation, InvalidId};
 use atoll_core::network::NetworkPolicy;
@@ -14,10 +15,12 @@ use atoll_core::node::{
 };
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::{AccessToken, SandboxSpec, UsageSample};
+use atoll_core::snapshot::{Snapshot, Stored, Unneeded};
 use atoll_core::template::TemplateSource;
 use atoll_core::time::Timestamp;
 
 use crate::node as wire;
+use crate::node_oneof::list_snapshots_response::Outcome as ListOutcome;
 use crate::node_oneof::node_event::Event;
 use crate::node_oneof::order_response::Outcome as OrderOutcome;
 use crate::node_oneof::refusal::Reason;
@@ -102,6 +105,7 @@ impl From<&SandboxSpec> for wire::SandboxSpec {
             env: spec.env.clone().into_iter().collect(),
             network: wire::NetworkPolicy::from(&spec.network).into(),
             access_token: token.map(|token| token.expose().to_owned()),
+            snapshot: spec.snapshot.as_ref().map(wire::Snapshot::from).into(),
             ..Self::default()
         }
     }
@@ -124,6 +128,7 @@ impl TryFrom<wire::SandboxSpec> for SandboxSpec {
             env: spec.env.into_iter().collect(),
             network: network.ok_or(Malformed::Missing("network"))?.into(),
             access_token: spec.access_token.map(AccessToken::new),
+            snapshot: snapshot(spec.snapshot.into_option())?,
         })
     }
 }
@@ -143,6 +148,7 @@ impl From<&ObservedSandbox> for wire::ObservedSandbox {
             resources: wire::Resources::from(seen.resources).into(),
             started_at_us: seen.started_at.map(Timestamp::as_micros),
             detail: seen.detail.clone(),
+            snapshot: seen.snapshot.as_ref().map(wire::Snapshot::from).into(),
             ..Self::default()
         }
     }
@@ -169,6 +175,110 @@ impl TryFrom<wire::ObservedSandbox> for ObservedSandbox {
             resources: resources.ok_or(Malformed::Missing("resources"))?.into(),
             started_at: seen.started_at_us.map(Timestamp::from_micros),
             detail: seen.detail,
+            snapshot: snapshot(seen.snapshot.into_option())?,
+        })
+    }
+}
+
+impl From<&Snapshot> for wire::Snapshot {
+    fn from(snapshot: &Snapshot) -> Self {
+        Self {
+            store: snapshot.store.to_string(),
+            generation: snapshot.generation.get(),
+            digest: snapshot.digest.to_string(),
+            bytes: snapshot.bytes,
+            ..Self::default()
+        }
+    }
+}
+
+fn snapshot(message: Option<wire::Snapshot>) -> Result<Option<Snapshot>, Malformed> {
+    let Some(message) = message else {
+        return Ok(None);
+    };
+    let digest = message.digest.parse();
+    Ok(Some(Snapshot {
+        store: id(&message.store)?,
+        generation: Generation::new(message.generation),
+        digest: digest.map_err(|_| Malformed::Missing("digest"))?,
+        bytes: message.bytes,
+    }))
+}
+
+impl From<CallOutcome<Vec<Stored>>> for wire::ListSnapshotsResponse {
+    fn from(outcome: CallOutcome<Vec<Stored>>) -> Self {
+        let outcome = match outcome {
+            CallOutcome::Done(found) => ListOutcome::from(wire::StoredSnapshots {
+                found: found.iter().map(wire::StoredSnapshot::from).collect(),
+                ..wire::StoredSnapshots::default()
+            }),
+            CallOutcome::Refused(refusal) => ListOutcome::from(wire::Refusal::from(refusal)),
+            CallOutcome::Unknown(detail) => ListOutcome::Unknown(detail),
+        };
+        Self {
+            outcome: Some(outcome),
+            ..Self::default()
+        }
+    }
+}
+
+impl From<wire::ListSnapshotsResponse> for CallOutcome<Vec<Stored>> {
+    fn from(response: wire::ListSnapshotsResponse) -> Self {
+        match response.outcome {
+            Some(ListOutcome::Done(list)) => {
+                let found = list.found.into_iter().map(Stored::try_from);
+                match found.collect::<Result<_, _>>() {
+                    Ok(found) => Self::Done(found),
+                    Err(error) => Self::Unknown(malformed(&error)),
+                }
+            }
+            Some(ListOutcome::Refused(refusal)) => refused(*refusal),
+            Some(ListOutcome::Unknown(detail)) => Self::Unknown(detail),
+            None => Self::Unknown(Malformed::Missing("outcome").to_string()),
+        }
+    }
+}
+
+impl From<&Unneeded> for wire::DropSnapshotsRequest {
+    fn from(unneeded: &Unneeded) -> Self {
+        Self {
+            id: unneeded.id.to_string(),
+            through: unneeded.through.get(),
+            quiet_secs: unneeded.quiet_for.as_secs(),
+            ..Self::default()
+        }
+    }
+}
+
+impl TryFrom<wire::DropSnapshotsRequest> for Unneeded {
+    type Error = Malformed;
+
+    fn try_from(request: wire::DropSnapshotsRequest) -> Result<Self, Malformed> {
+        Ok(Self {
+            id: id(&request.id)?,
+            through: Generation::new(request.through),
+            quiet_for: Duration::from_secs(request.quiet_secs),
+        })
+    }
+}
+
+impl From<&Stored> for wire::StoredSnapshot {
+    fn from(stored: &Stored) -> Self {
+        Self {
+            id: stored.id.to_string(),
+            oldest: stored.oldest.get(),
+            ..Self::default()
+        }
+    }
+}
+
+impl TryFrom<wire::StoredSnapshot> for Stored {
+    type Error = Malformed;
+
+    fn try_from(stored: wire::StoredSnapshot) -> Result<Self, Malformed> {
+        Ok(Self {
+            id: id(&stored.id)?,
+            oldest: Generation::new(stored.oldest),
         })
     }
 }
@@ -187,6 +297,7 @@ impl From<Refusal> for wire::Refusal {
             Refusal::Unsupported(what) => Reason::Unsupported(what),
             Refusal::Failed(what) => Reason::Failed(what),
             Refusal::BadSource(what) => Reason::BadSource(what),
+            Refusal::BadSnapshot(what) => Reason::BadSnapshot(what),
         };
         Self {
             reason: Some(reason),
@@ -210,6 +321,7 @@ impl TryFrom<wire::Refusal> for Refusal {
             Reason::Unsupported(what) => Self::Unsupported(what),
             Reason::Failed(what) => Self::Failed(what),
             Reason::BadSource(what) => Self::BadSource(what),
+            Reason::BadSnapshot(what) => Self::BadSnapshot(what),
         })
     }
 }

@@ -13,7 +13,7 @@ use atoll_core::correction::Correction;
 use atoll_core::event::Cursor;
 use atoll_core::id::{KeyId, NodeId, SandboxId, ServerId, TeamId, TemplateId, WebhookId};
 use atoll_core::quota::{Limits, Overrides, admit};
-use atoll_core::sandbox::{Desired, EndReason, Kept, OnTimeout, Sandbox, State};
+use atoll_core::sandbox::{Desired, EndReason, Kept, Sandbox, State};
 use atoll_core::scheduler::shares::WEIGHT_DEFAULT;
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
@@ -23,13 +23,14 @@ use crate::store::lease::{Lease, ServerRow};
 use crate::store::node::NodeRow;
 use crate::store::{
     Admission, AuditFilter, AuditRow, EventFilter, EventGap, EventPage, EventQuery, EventRow,
-    Inserted, Intent, IntentChange, KeyRow, NewSandbox, Pruned, Readmission, Removed, Result,
-    Retention, SandboxFilter, Store, StoredEvent, TeamChange, TeamChanged, TeamRow, TeamUsage,
-    TemplateRow, Transition,
+    Inserted, Intent, KeyRow, NewSandbox, Pruned, Readmission, Removed, Result, Retention,
+    SandboxFilter, Store, StoredEvent, TeamChange, TeamChanged, TeamRow, TeamUsage, TemplateRow,
+    Transition,
 };
 use crate::webhook::WebhookRow;
 
 mod forecast;
+mod intent;
 mod lease;
 mod node;
 
@@ -140,17 +141,23 @@ impl Tables {
             row.node = Some(node);
             row.generation = generation;
         }
+        if change.is_detached {
+            (row.node, row.kept_on) = (None, None);
+        }
         row.deadline = change.deadline.unwrap_or(row.deadline);
         if let Some(at) = change.paused_at {
             row.kept = Some(Kept {
                 generation: change.expected.1,
                 at,
             });
+            row.kept_on.clone_from(&row.node);
         }
         if let Some(at) = change.started_at {
             row.deadline = at.saturating_add(row.timeout);
             row.started_at = Some(at);
             row.kept = None;
+            row.kept_on = None;
+            row.snapshot = None;
             row.is_restarting = false;
         }
         if change.next == State::Error {
@@ -193,72 +200,6 @@ impl Tables {
         row.map_or(Readmission::Stale, |row| {
             Readmission::Accepted(Box::new(row))
         })
-    }
-
-    fn intend(&mut self, intent: Intent) -> Option<Sandbox> {
-        let row = self
-            .sandboxes
-            .get_mut(&intent.id)
-            .filter(|row| row.desired != Desired::Stopped)?;
-        let is_turned = intent.change.turns();
-        match intent.change {
-            IntentChange::Stop(reason) => {
-                row.desired = Desired::Stopped;
-                row.stop_reason = Some(reason);
-            }
-            IntentChange::Expire { seen, how } => {
-                if row.deadline != seen || row.desired != Desired::Running {
-                    return None;
-                }
-                match how {
-                    OnTimeout::Kill => {
-                        row.desired = Desired::Stopped;
-                        row.stop_reason = Some(EndReason::Expired);
-                    }
-                    OnTimeout::Pause { keep_memory } => {
-                        row.desired = Desired::Paused;
-                        row.keep_memory = keep_memory;
-                    }
-                }
-            }
-            IntentChange::Pause { keep_memory } => {
-                if !is_settled(row) {
-                    return None;
-                }
-                row.desired = Desired::Paused;
-                row.keep_memory = keep_memory;
-            }
-            IntentChange::Resume { timeout } => {
-                if (row.state, row.desired) != (State::Paused, Desired::Paused) {
-                    return None;
-                }
-                row.desired = Desired::Running;
-                row.timeout = timeout;
-            }
-            IntentChange::StayPaused => {
-                if (row.state, row.desired) != (State::Paused, Desired::Running) {
-                    return None;
-                }
-                row.desired = Desired::Paused;
-            }
-            IntentChange::Restart => {
-                if !is_settled(row) {
-                    return None;
-                }
-                row.is_restarting = true;
-            }
-            IntentChange::SetDeadline(deadline) => row.deadline = deadline,
-            IntentChange::ExtendDeadline(deadline) => row.deadline = row.deadline.max(deadline),
-            IntentChange::SetNetwork(policy) => row.config.network = policy,
-        }
-        let claimed_by = intent.claimed_by.filter(|_| is_turned);
-        row.claimed_by = claimed_by.or_else(|| row.claimed_by.take());
-        row.updated_at = intent.at;
-        row.revision += 1;
-        let row = row.clone();
-        self.record(intent.events);
-        self.audit_all(intent.audit.map(|row| *row));
-        Some(row)
     }
 
     fn list(&self, filter: &SandboxFilter) -> Vec<Sandbox> {
@@ -429,11 +370,6 @@ fn matches_audit(filter: &AuditFilter, row: &AuditRow) -> bool {
         && filter.start.is_none_or(|start| row.at >= start)
         && filter.end.is_none_or(|end| row.at < end)
         && filter.before.is_none_or(|before| row.seq < before)
-}
-
-/// Whether it runs and nothing else is wanted of it.
-fn is_settled(row: &Sandbox) -> bool {
-    (row.state, row.desired, row.is_restarting) == (State::Running, Desired::Running, false)
 }
 
 fn size(limit: u32) -> usize {

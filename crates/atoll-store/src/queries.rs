@@ -116,7 +116,8 @@ macro_rules! sandbox_columns {
     () => {
         "id, team, template, build, alias, config, state, desired, stop_reason, generation, node, \
          created_at, started_at, deadline, updated_at, ended_at, last_error, created_by, revision, \
-         timeout, keep_memory, kept_generation, kept_at, restarting, claimed_by"
+         timeout, keep_memory, kept_generation, kept_at, restarting, claimed_by, kept_on, \
+         snapshot_store, snapshot_generation, snapshot_digest, snapshot_bytes"
     };
 }
 
@@ -124,7 +125,7 @@ pub(crate) const SANDBOX_INSERT: &str = concat!(
     "INSERT INTO sandboxes (",
     sandbox_columns!(),
     ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
-     $19, $20, $21, $22, $23, $24, $25)"
+     $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30)"
 );
 pub(crate) const LABEL_INSERT: &str = "INSERT INTO sandbox_labels \
      (sandbox, team, name, value, created_at) VALUES ($1, $2, $3, $4, $5)";
@@ -149,12 +150,13 @@ pub(crate) const SANDBOX_LIST_LIVE: &str = concat!(
     sandbox_columns!(),
     " FROM sandboxes WHERE state <> 'stopped' AND id > $1 ORDER BY id LIMIT $2"
 );
-/// What is null keeps what is there. A start sets the deadline and ends pause and restart; a
-/// failure ends a restart.
+/// What is null keeps what is there; `$15` takes it from its node. A start sets the deadline and
+/// ends pause and restart; a failure ends a restart.
 macro_rules! sandbox_transition {
     () => {
         "UPDATE sandboxes SET state = $4, \
-         node = COALESCE($5, node), generation = COALESCE($6, generation), \
+         node = CASE WHEN $15 = 0 THEN COALESCE($5, node) END, \
+         generation = COALESCE($6, generation), \
          deadline = COALESCE($7 + timeout, $14, deadline), \
          started_at = COALESCE($7, started_at), ended_at = COALESCE($8, ended_at), \
          desired = CASE WHEN $9 IS NOT NULL OR desired = 'stopped' THEN 'stopped' \
@@ -164,6 +166,12 @@ macro_rules! sandbox_transition {
          kept_generation = CASE WHEN $7 IS NOT NULL THEN NULL \
                                 WHEN $12 IS NOT NULL THEN generation \
                                 ELSE kept_generation END, \
+         kept_on = CASE WHEN $7 IS NOT NULL OR $15 <> 0 THEN NULL \
+                        WHEN $12 IS NOT NULL THEN node ELSE kept_on END, \
+         snapshot_store = CASE WHEN $7 IS NULL THEN snapshot_store END, \
+         snapshot_generation = CASE WHEN $7 IS NULL THEN snapshot_generation END, \
+         snapshot_digest = CASE WHEN $7 IS NULL THEN snapshot_digest END, \
+         snapshot_bytes = CASE WHEN $7 IS NULL THEN snapshot_bytes END, \
          restarting = CASE WHEN $7 IS NULL AND $4 <> 'error' THEN restarting ELSE 0 END, \
          updated_at = $11, revision = revision + 1 \
          WHERE id = $1 AND state = $2 AND generation = $3"
@@ -212,6 +220,11 @@ pub(crate) const SANDBOX_RESUME: &str = sandbox_intend!(
 );
 pub(crate) const SANDBOX_STAY_PAUSED: &str =
     sandbox_intend!("desired = 'paused'", "= 'running' AND state = 'paused'");
+pub(crate) const SANDBOX_SNAPSHOT: &str = sandbox_intend!(
+    "snapshot_store = $3, snapshot_generation = $4, snapshot_digest = $5, snapshot_bytes = $6",
+    "<> 'stopped' AND state = 'paused' AND kept_generation <= $4 AND generation >= $4 \
+     AND COALESCE(snapshot_generation, -1) < $4"
+);
 pub(crate) const SANDBOX_RESTART: &str = sandbox_intend!(
     "restarting = 1, claimed_by = COALESCE($3, claimed_by)",
     "= 'running' AND state = 'running' AND restarting = 0"

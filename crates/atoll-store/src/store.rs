@@ -49,6 +49,7 @@ use atoll_core::quota::{Exceeded, Limits, Overrides, Usage};
 use atoll_core::sandbox::{Desired, EndReason, OnTimeout, Sandbox, State};
 use atoll_core::scheduler::overlay::Overlay;
 use atoll_core::scheduler::record::Record;
+use atoll_core::snapshot::Snapshot;
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 use tokio::sync::watch;
@@ -369,6 +370,8 @@ pub struct Transition {
     pub next: State,
     /// Where it is placed now, if it is placed by this change.
     pub placement: Option<(NodeId, Generation)>,
+    /// Whether no node keeps it from this change on: it has none, until it is placed again.
+    pub is_detached: bool,
     /// Set if it begins to serve with this change. The deadline becomes this time and the row's
     /// timeout: what a client asked for is time of service. Nothing is kept of it any more, and a
     /// restart is done.
@@ -418,6 +421,9 @@ pub enum IntentChange {
     },
     /// It should stay paused after all. Has no effect unless it is paused.
     StayPaused,
+    /// Shared storage has what is kept of it. Has no effect unless it is paused, was paused under a
+    /// placement like that, and nothing newer is there.
+    NoteSnapshot(Snapshot),
     /// It should begin anew. Has no effect unless it runs and nothing else is wanted.
     Restart,
     /// The deadline becomes this.
@@ -439,6 +445,7 @@ impl IntentChange {
             | Self::Resume { .. }
             | Self::Restart => true,
             Self::StayPaused
+            | Self::NoteSnapshot(_)
             | Self::SetDeadline(_)
             | Self::ExtendDeadline(_)
             | Self::SetNetwork(_) => false,

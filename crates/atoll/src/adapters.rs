@@ -15,6 +15,7 @@ use atoll_core::network::NetworkPolicy;
 use atoll_core::node::{CallOutcome, NodeInfo, NodeReport, ObservedSandbox};
 use atoll_core::route::{Route, RouteUpdate};
 use atoll_core::sandbox::SandboxSpec;
+use atoll_core::snapshot::{Stored, Unneeded};
 use atoll_core::template::TemplateSource;
 use atoll_edge::dial::{BoxedStream, Dialer};
 use atoll_edge::proxy::GUEST_PORT;
@@ -77,6 +78,18 @@ impl NodeClient for InProcessNode {
 
     async fn resume(&self, spec: &SandboxSpec) -> CallOutcome<ObservedSandbox> {
         self.agent.resume(spec).await
+    }
+
+    async fn list_snapshots(
+        &self,
+        after: Option<&SandboxId>,
+        limit: u32,
+    ) -> CallOutcome<Vec<Stored>> {
+        self.agent.list_snapshots(after, limit).await
+    }
+
+    async fn drop_snapshots(&self, unneeded: &Unneeded) -> CallOutcome<()> {
+        self.agent.drop_snapshots(unneeded).await
     }
 
     async fn report(&self) -> CallOutcome<NodeReport> {

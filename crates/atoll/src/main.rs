@@ -22,6 +22,7 @@ mod relay;
 mod secrets;
 mod serve;
 mod settings;
+mod shared_storage;
 mod sse;
 mod stack;
 mod telemetry;

@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 
 use crate::cli::SourceArgs;
 use crate::cli::machine::{MachineArgs, SANDBOXES_MAX};
-use crate::guest;
+use crate::{guest, shared_storage};
 
 /// What a sandbox of `base` takes: E2B's defaults for cpu and memory. Disks of this size are kept
 /// ready.
@@ -112,6 +112,7 @@ pub(crate) async fn start(
         total,
         max_sandboxes,
         usage_interval: USAGE_INTERVAL,
+        snapshots: shared_storage::open(&machine.shared, data_dir).await?,
     };
     let clock = Arc::new(SystemClock);
     Ok(Agent::start(config, driver, templates, clock, events).await?)

@@ -114,6 +114,7 @@ impl Book {
             | IntentChange::Expire { .. }
             | IntentChange::Pause { .. }
             | IntentChange::Resume { .. }
+            | IntentChange::NoteSnapshot(_)
             | IntentChange::StayPaused => false,
         };
         if is_update && let Some(entry) = lock(&self.entries).get_mut(&after.id) {

@@ -531,6 +531,7 @@ fn observed(key: &(SandboxId, Generation), copy: &MachineCopy) -> ObservedSandbo
         resources: copy.resources,
         started_at: None,
         detail: copy.detail.clone(),
+        snapshot: None,
     }
 }
 
@@ -542,5 +543,6 @@ fn as_running(key: &(SandboxId, Generation), resources: Resources) -> ObservedSa
         resources,
         started_at: None,
         detail: None,
+        snapshot: None,
     }
 }

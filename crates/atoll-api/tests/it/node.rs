@@ -128,6 +128,7 @@ impl FakeNode {
             resources: Resources::default(),
             started_at: None,
             detail: None,
+            snapshot: None,
         };
         self.running.lock().unwrap().insert(id, seen);
     }
@@ -175,6 +176,7 @@ impl NodeClient for FakeNode {
             resources: spec.resources,
             started_at: Some(atoll_control::clock::SystemClock.now()),
             detail: None,
+            snapshot: None,
         };
         self.specs
             .lock()

@@ -8,12 +8,12 @@ use std::time::Duration;
 use atoll_core::crash;
 use atoll_core::event::EventKind;
 use atoll_core::id::{Generation, NodeId};
-use atoll_core::lifecycle::Event;
-use atoll_core::node::{CallOutcome, ObservedSandbox, ObservedState, Refusal};
-use atoll_core::reconcile::{NodeHealth, Observed};
+use atoll_core::lifecycle::{Effect, Event};
+use atoll_core::node::{CallOutcome, NodeState, ObservedSandbox, ObservedState, Refusal};
+use atoll_core::reconcile::Observed;
 use atoll_core::sandbox::{Desired, Sandbox, State};
 use atoll_core::time::Timestamp;
-use atoll_store::store::{Intent, IntentChange, Readmission};
+use atoll_store::store::{Intent, IntentChange, Readmission, Transition};
 
 use super::{Attempt, Change, Executor, disagreed};
 use crate::events;
@@ -105,14 +105,15 @@ impl Executor {
         self.commit(row, Event::PauseFailed, change).await
     }
 
-    pub(super) async fn readmit(&self, slot: &Slot, row: Sandbox) -> Attempt {
-        let health = |node: &NodeId| self.inner.registry.health().get(node).copied();
-        let Some(node) = row
-            .node
-            .clone()
-            .filter(|node| health(node) == Some(NodeHealth::Ready))
-        else {
-            return Attempt::Wait("its node does not answer".to_owned());
+    pub(super) async fn readmit(&mut self, slot: &Slot, row: Sandbox) -> Attempt {
+        let state = |node: &NodeId| self.inner.registry.standing(node).map(|(state, _)| state);
+        let node = row.node.clone();
+        let node = match node.as_ref().and_then(state).zip(node) {
+            Some((NodeState::Draining, _)) if row.snapshot.is_some() => {
+                return self.relocate(slot, row).await;
+            }
+            Some((NodeState::Ready | NodeState::Draining, node)) => node,
+            _ => return Attempt::Wait("its node does not answer".to_owned()),
         };
         let generation = row.generation.next();
         let change = Change {
@@ -123,9 +124,24 @@ impl Executor {
             Ok(planned) => planned,
             Err(refused) => return disagreed(&row, refused),
         };
-        if let Err(short) = self.inner.registry.readmit(&row, generation) {
-            return self.stay_paused(slot, row, Setback::NoRoom(short)).await;
+        match self.inner.registry.readmit(&row, generation) {
+            Ok(()) => {}
+            Err(_) if row.snapshot.is_some() => return self.relocate(slot, row).await,
+            Err(short) => return self.stay_paused(slot, row, Setback::NoRoom(short)).await,
         }
+        self.commit_resume(slot, row, transition, effects, "control.resuming")
+            .await
+    }
+
+    /// Commits that it resumes where room was taken for it, if its team's quota allows.
+    pub(super) async fn commit_resume(
+        &self,
+        slot: &Slot,
+        row: Sandbox,
+        transition: Transition,
+        effects: &'static [Effect],
+        step: &'static str,
+    ) -> Attempt {
         let limits = self.inner.config.team_limits;
         let readmission = self.inner.store.sandbox_readmit(transition, limits).await;
         if !matches!(readmission, Ok(Readmission::Accepted(_))) {
@@ -133,7 +149,7 @@ impl Executor {
         }
         match readmission {
             Ok(Readmission::Accepted(next)) => {
-                crash::reached("control.resuming");
+                crash::reached(step);
                 self.inner.apply_effects(effects, &next);
                 Attempt::Moved(next)
             }
@@ -170,7 +186,7 @@ impl Executor {
         }
     }
 
-    pub(super) async fn resume(&self, slot: &Slot, row: Sandbox) -> Attempt {
+    pub(super) async fn resume(&mut self, slot: &Slot, row: Sandbox) -> Attempt {
         let Some((node, client)) = self.node_of(&row) else {
             return Attempt::Wait("its node has not joined".to_owned());
         };
@@ -204,6 +220,14 @@ impl Executor {
                     self.inner.registry.start_failed(&node);
                 }
                 observe(Observed::Unknown);
+                let is_tried = self.refused_by.contains(&node);
+                let is_stale = matches!(refusal, Refusal::StaleGeneration { .. });
+                if row.snapshot.is_some() && !is_tried && !is_stale {
+                    // Others have its files, too.
+                    self.refused_by.push(node);
+                    let generation = row.generation.next();
+                    return self.place_under(slot, row, generation).await;
+                }
                 self.resume_failed(slot, row, Setback::Refused(refusal))
                     .await
             }
@@ -227,12 +251,19 @@ impl Executor {
         };
         slot.set_back(setback);
         let text = format!("the resume failed: {detail}");
-        let node = row.node.clone();
+        // The next resume has to be newer than what the node knows.
         let newest = known.filter(|known| *known > row.generation);
+        let placement = if row.is_elsewhere() {
+            let newest = newest.unwrap_or(row.generation);
+            let home = row.kept_on.as_ref().or(row.node.as_ref());
+            home.cloned().map(|home| (home, newest))
+        } else {
+            row.node.clone().zip(newest)
+        };
         let change = Change {
             desired: Some(Desired::Paused),
-            // The next resume has to be newer than what the node knows.
-            placement: node.zip(newest),
+            placement,
+            is_detached: row.kept_on.is_none(),
             events: vec![events::event(
                 &row,
                 self.now(),

@@ -124,7 +124,8 @@ impl Entry {
 
 /// What the node of a sandbox may report it under, if its newest placement is this.
 pub(super) fn generations(sandbox: &Sandbox, newest: Generation) -> RangeInclusive<Generation> {
-    sandbox.kept.map_or(newest, |kept| kept.generation)..=newest
+    let kept = sandbox.kept.filter(|_| !sandbox.is_elsewhere());
+    kept.map_or(newest, |kept| kept.generation)..=newest
 }
 
 impl Inner {
@@ -338,6 +339,7 @@ impl Inner {
                     resources: sandbox.held(),
                     started_at: sandbox.started_at,
                     detail: None,
+                    snapshot: sandbox.snapshot.clone(),
                 })
             });
         });

@@ -156,6 +156,8 @@ fn sandbox(number: usize) -> Sandbox {
         deadline: Timestamp::from_micros(0),
         keep_memory: false,
         kept: None,
+        kept_on: None,
+        snapshot: None,
         is_restarting: false,
         claimed_by: None,
         updated_at: Timestamp::from_micros(0),
@@ -177,6 +179,7 @@ fn spec() -> SandboxSpec {
         env: BTreeMap::new(),
         network: NetworkPolicy::default(),
         access_token: None,
+        snapshot: None,
     }
 }
 
@@ -198,6 +201,7 @@ fn seen(id: &SandboxId, generation: Generation, state: u8) -> ObservedSandbox {
         resources: Resources::default(),
         started_at: None,
         detail: None,
+        snapshot: None,
     }
 }
 

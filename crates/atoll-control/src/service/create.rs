@@ -293,6 +293,8 @@ impl Inner {
             deadline: now.saturating_add(request.timeout),
             keep_memory: true,
             kept: None,
+            kept_on: None,
+            snapshot: None,
             is_restarting: false,
             claimed_by: self.servers.claim(),
             updated_at: now,

@@ -123,6 +123,7 @@ impl Inner {
                 | Refusal::UnknownSandbox
                 | Refusal::UnknownTemplate
                 | Refusal::BadSource(_)
+                | Refusal::BadSnapshot(_)
                 | Refusal::Failed(_) => refused(ErrorKind::Internal, &refusal.to_string()),
             },
             None => {

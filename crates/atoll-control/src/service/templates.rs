@@ -251,6 +251,7 @@ fn not_made(refusal: &Refusal) -> Error {
         | Refusal::StaleGeneration { .. }
         | Refusal::UnknownSandbox
         | Refusal::UnknownTemplate
+        | Refusal::BadSnapshot(_)
         | Refusal::Failed(_) => ErrorKind::Internal,
     };
     Error::new(kind, format!("the template could not be made: {refusal}"))

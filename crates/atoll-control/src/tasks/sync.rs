@@ -242,6 +242,8 @@ fn why_orphan(
     }
     match &row.node {
         Some(placed) if placed == node && row.is_own_generation(generation) => None,
+        // It goes on elsewhere, and does not serve there yet.
+        Some(_) if row.is_kept_on(node, generation) => None,
         Some(placed) => {
             let current = row.generation;
             let why = format!("generation {generation} ran, {current} on node {placed} is current");

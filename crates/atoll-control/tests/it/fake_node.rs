@@ -1,7 +1,7 @@
 //! A node in memory: does what it is told, and what a test scripts it to do.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Mutex;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,15 +10,16 @@ use atoll_core::heartbeat::{Heartbeat, MachineUsage, StateDigest};
 use atoll_core::id::{BuildId, Generation, NodeId, SandboxId, TemplateId};
 use atoll_core::network::NetworkPolicy;
 use atoll_core::node::{
-    CallOutcome, NodeEvent, NodeReport, ObservedSandbox, ObservedState, Refusal,
+    CallOutcome, NodeEvent, NodeInfo, NodeReport, ObservedSandbox, ObservedState, Refusal,
 };
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::SandboxSpec;
+use atoll_core::snapshot::{Digest, STORE_LABEL, Snapshot, Stored, Unneeded};
 use atoll_core::template::TemplateSource;
 use tokio::sync::mpsc;
 
 /// What a node has: room for every test.
-const TOTAL: Resources = Resources {
+pub(crate) const TOTAL: Resources = Resources {
     cpu_millis: 1_000_000,
     memory_mib: 10_000_000,
     disk_mib: 10_000_000,
@@ -50,7 +51,28 @@ struct State {
     reports: u32,
     total: Resources,
     /// One for each server.
+    storage: Option<Arc<Storage>>,
     events: Vec<mpsc::Sender<NodeEvent>>,
+}
+
+/// What nodes share: the snapshots of sandboxes, by id and placement.
+#[derive(Debug, Default)]
+pub(crate) struct Storage {
+    stored: Mutex<BTreeSet<(SandboxId, Generation)>>,
+}
+
+impl Storage {
+    pub(crate) const ID: &str = "shared";
+
+    pub(crate) fn put(&self, id: &SandboxId, generation: Generation) {
+        self.stored.lock().unwrap().insert((id.clone(), generation));
+    }
+
+    pub(crate) fn generations(&self, id: &SandboxId) -> Vec<u64> {
+        let stored = self.stored.lock().unwrap();
+        let of = stored.iter().filter(|(stored, _)| stored == id);
+        of.map(|(_, generation)| generation.get()).collect()
+    }
 }
 
 /// The node. Outlives control planes, as real sandboxes do.
@@ -73,6 +95,32 @@ impl FakeNode {
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    /// Has it share a storage, from its next join on.
+    pub(crate) fn share(&self, storage: &Arc<Storage>) {
+        self.state().storage = Some(Arc::clone(storage));
+    }
+
+    /// Has it store what it keeps of a sandbox, and tell of it.
+    pub(crate) async fn store(&self, id: &SandboxId) -> Snapshot {
+        let (event, snapshot) = {
+            let mut state = self.state();
+            let storage = state.storage.clone().unwrap();
+            let seen = state.sandboxes.get_mut(id).unwrap();
+            assert_eq!(seen.state, ObservedState::Paused);
+            storage.put(id, seen.generation);
+            let snapshot = Snapshot {
+                store: Storage::ID.parse().unwrap(),
+                generation: seen.generation,
+                digest: Digest::new([1; 32]),
+                bytes: 1,
+            };
+            seen.snapshot = Some(snapshot.clone());
+            (NodeEvent::Changed(seen.clone()), snapshot)
+        };
+        self.send(event).await;
+        snapshot
     }
 
     pub(crate) fn script(&self, script: Script) {
@@ -214,6 +262,7 @@ fn observed(id: &SandboxId, generation: Generation) -> ObservedSandbox {
         resources: Resources::default(),
         started_at: None,
         detail: None,
+        snapshot: None,
     }
 }
 
@@ -225,6 +274,15 @@ fn silent<T>() -> CallOutcome<T> {
 impl NodeClient for FakeNode {
     fn node(&self) -> &NodeId {
         &self.id
+    }
+
+    fn info(&self) -> NodeInfo {
+        let mut info = NodeInfo::default();
+        if self.state().storage.is_some() {
+            let label = (STORE_LABEL.to_owned(), Storage::ID.to_owned());
+            info.descriptor.labels.extend([label]);
+        }
+        info
     }
 
     async fn ensure(&self, spec: &SandboxSpec) -> CallOutcome<ObservedSandbox> {
@@ -288,10 +346,40 @@ impl NodeClient for FakeNode {
         assert!(seen.generation <= spec.generation, "an older resume");
         seen.generation = spec.generation;
         seen.state = ObservedState::Running;
+        seen.snapshot = None;
         if is_lost {
             return silent();
         }
         CallOutcome::Done(seen.clone())
+    }
+
+    async fn list_snapshots(
+        &self,
+        after: Option<&SandboxId>,
+        limit: u32,
+    ) -> CallOutcome<Vec<Stored>> {
+        let storage = self.state().storage.clone().unwrap();
+        let mut found = BTreeMap::new();
+        for (id, generation) in storage.stored.lock().unwrap().iter() {
+            if after.is_none_or(|after| id > after) {
+                found.entry(id.clone()).or_insert(*generation);
+            }
+        }
+        let found = found.into_iter().take(usize::try_from(limit).unwrap());
+        CallOutcome::Done(found.map(|(id, oldest)| Stored { id, oldest }).collect())
+    }
+
+    async fn drop_snapshots(&self, unneeded: &Unneeded) -> CallOutcome<()> {
+        let storage = self.state().storage.clone().unwrap();
+        let goes = |(id, generation): &(SandboxId, Generation)| {
+            *id == unneeded.id && *generation <= unneeded.through && unneeded.quiet_for.is_zero()
+        };
+        storage
+            .stored
+            .lock()
+            .unwrap()
+            .retain(|stored| !goes(stored));
+        CallOutcome::Done(())
     }
 
     async fn remove(&self, id: &SandboxId, generation: Generation) -> CallOutcome<()> {

@@ -9,6 +9,7 @@ mod faults;
 mod foresight;
 mod lifecycle;
 mod listing;
+mod moving;
 mod nodes;
 mod pause;
 mod quotas;

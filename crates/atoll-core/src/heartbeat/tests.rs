@@ -10,6 +10,7 @@ fn seen(id: &str, generation: u64, state: ObservedState) -> ObservedSandbox {
         resources: Resources::default(),
         started_at: None,
         detail: None,
+        snapshot: None,
     }
 }
 

@@ -9,6 +9,7 @@ use crate::lifecycle::{STATES, step};
 use crate::network::NetworkPolicy;
 use crate::resources::Resources;
 use crate::sandbox::{Kept, OnTimeout, SandboxConfig};
+use crate::snapshot::{Digest, Snapshot};
 
 const NOW: Timestamp = Timestamp::from_micros(1_000_000);
 
@@ -21,6 +22,7 @@ struct World {
 }
 
 fn sandbox(state: State, desired: Desired, node: Option<NodeId>, deadline: Timestamp) -> Sandbox {
+    let is_kept = matches!(state, State::Paused | State::Resuming);
     Sandbox {
         id: "isandbox".parse().unwrap(),
         revision: 0,
@@ -43,14 +45,16 @@ fn sandbox(state: State, desired: Desired, node: Option<NodeId>, deadline: Times
         desired,
         stop_reason: None,
         generation: Generation::new(5),
+        kept_on: node.clone().filter(|_| is_kept),
         node,
+        snapshot: None,
         created_at: NOW,
         started_at: None,
         timeout: Duration::from_secs(1),
         deadline,
         keep_memory: true,
         // What is paused or being resumed was paused under the placement before.
-        kept: matches!(state, State::Paused | State::Resuming).then_some(Kept {
+        kept: is_kept.then_some(Kept {
             generation: Generation::new(4),
             at: NOW,
         }),
@@ -70,7 +74,17 @@ fn seen(generation: u64, state: ObservedState) -> Observed {
         resources: Resources::default(),
         started_at: None,
         detail: None,
+        snapshot: None,
     })
+}
+
+fn snapshot(generation: u64) -> Snapshot {
+    Snapshot {
+        store: "store".parse().unwrap(),
+        generation: Generation::new(generation),
+        digest: Digest::new([7; 32]),
+        bytes: 1,
+    }
 }
 
 impl World {
@@ -88,6 +102,11 @@ impl World {
             }
             Action::Ensure => {
                 assert!(self.sandbox.node.is_some(), "ensure without a node");
+                let is_resumed = self.sandbox.kept.is_some();
+                assert!(
+                    !is_resumed || self.sandbox.snapshot.is_some(),
+                    "files are lost"
+                );
                 self.observed = seen(self.sandbox.generation.get(), ObservedState::Running);
             }
             Action::Pause => {
@@ -102,8 +121,16 @@ impl World {
                 self.advance(Event::Resume);
                 self.sandbox.generation = self.sandbox.generation.next();
             }
+            Action::NoteSnapshot => {
+                let Observed::Known(seen) = &self.observed else {
+                    panic!("nobody told of a snapshot");
+                };
+                self.sandbox.snapshot.clone_from(&seen.snapshot);
+            }
+            Action::Relocate => self.relocate(),
             Action::Resume => {
                 assert!(self.sandbox.kept.is_some(), "resume without a pause");
+                assert!(!self.sandbox.is_elsewhere(), "nothing is kept there");
                 self.observed = seen(self.sandbox.generation.get(), ObservedState::Running);
             }
             Action::StayPaused => {
@@ -133,6 +160,17 @@ impl World {
         }
     }
 
+    fn relocate(&mut self) {
+        assert!(
+            self.sandbox.snapshot.is_some(),
+            "relocate without a snapshot"
+        );
+        self.advance(Event::Resume);
+        self.sandbox.generation = self.sandbox.generation.next();
+        self.sandbox.node = Some("spare".parse().unwrap());
+        self.observed = Observed::Unknown;
+    }
+
     fn settled(mut self) -> Self {
         for action in self.plan() {
             self.apply(&action);
@@ -149,6 +187,8 @@ impl World {
             Event::Started => {
                 sandbox.deadline = NOW.saturating_add(sandbox.timeout);
                 sandbox.kept = None;
+                sandbox.kept_on = None;
+                sandbox.snapshot = None;
                 sandbox.is_restarting = false;
             }
             Event::PauseDone => {
@@ -156,8 +196,19 @@ impl World {
                     generation: sandbox.generation,
                     at: NOW,
                 });
+                sandbox.kept_on.clone_from(&sandbox.node);
             }
-            Event::ResumeFailed => sandbox.desired = Desired::Paused,
+            Event::ResumeFailed => {
+                sandbox.desired = Desired::Paused;
+                if sandbox.is_elsewhere() {
+                    sandbox.node.clone_from(&sandbox.kept_on);
+                    self.observed = Observed::Unknown;
+                }
+            }
+            Event::Detach => {
+                sandbox.node = None;
+                sandbox.kept_on = None;
+            }
             _ => {}
         }
     }
@@ -166,6 +217,7 @@ impl World {
 fn every_world() -> Vec<World> {
     let nodes = Nodes::from([
         ("ready".parse().unwrap(), NodeHealth::Ready),
+        ("spare".parse().unwrap(), NodeHealth::Ready),
         ("suspect".parse().unwrap(), NodeHealth::Suspect),
         ("lost".parse().unwrap(), NodeHealth::Lost),
     ]);
@@ -178,6 +230,10 @@ fn every_world() -> Vec<World> {
             ObservedState::Exited,
         ] {
             observations.push(seen(generation, state));
+            if let Observed::Known(mut told) = seen(generation, state) {
+                told.snapshot = Some(snapshot(generation));
+                observations.push(Observed::Known(told));
+            }
         }
     }
     let placements = [
@@ -200,7 +256,13 @@ fn every_world() -> Vec<World> {
                     let mut restarting = start.clone();
                     // A failure takes back the wish to begin anew with every other wish.
                     restarting.is_restarting = state != State::Error;
-                    starts.extend([start, pausing, restarting]);
+                    let mut portable = start.clone();
+                    portable.snapshot = start.kept.map(|_| snapshot(4));
+                    let mut moving = portable.clone();
+                    if state == State::Resuming {
+                        moving.kept_on = Some("home".parse().unwrap());
+                    }
+                    starts.extend([start, pausing, restarting, portable, moving]);
                 }
             }
         }
@@ -282,6 +344,55 @@ fn a_paused_sandbox_outlives_the_loss_of_its_node() {
             [Action::Advance(Event::ResumeFailed)]
         );
     }
+}
+
+/// What shared storage has of a sandbox goes on on another node when its own is lost or does not
+/// have it any more; until it is wanted, it is left where it is.
+#[test]
+fn a_portable_sandbox_goes_on_elsewhere() {
+    let node: NodeId = "n".parse().unwrap();
+    let elsewhere = [
+        Action::Relocate,
+        Action::Ensure,
+        Action::Advance(Event::Started),
+    ];
+    let with = |desired| {
+        let mut paused = sandbox(State::Paused, desired, Some(node.clone()), NOW);
+        paused.snapshot = Some(snapshot(4));
+        paused
+    };
+    let lost = Nodes::from([(node.clone(), NodeHealth::Lost)]);
+    let plan_of = |desired, observed: &Observed, nodes| plan(&with(desired), observed, nodes, NOW);
+    assert_eq!(
+        plan_of(Desired::Running, &Observed::Unknown, &lost),
+        elsewhere
+    );
+    assert_eq!(plan_of(Desired::Paused, &Observed::Unknown, &lost), []);
+    let ready = Nodes::from([(node.clone(), NodeHealth::Ready)]);
+    let gone = plan_of(Desired::Paused, &Observed::Absent, &ready);
+    assert_eq!(gone, [Action::Advance(Event::Detach)], "it is not failed");
+    // As long as its own node works, what is there is taken.
+    let here = plan_of(Desired::Running, &seen(4, ObservedState::Paused), &ready);
+    assert_eq!(here[0], Action::Readmit);
+}
+
+/// A resume elsewhere that fails leaves the sandbox with the node that keeps it.
+#[test]
+fn a_failed_relocation_goes_back_to_the_node_that_keeps_it() {
+    let (home, other): (NodeId, NodeId) = ("home".parse().unwrap(), "lost".parse().unwrap());
+    let mut moving = sandbox(State::Resuming, Desired::Running, Some(other.clone()), NOW);
+    moving.kept_on = Some(home.clone());
+    moving.snapshot = Some(snapshot(4));
+    let world = World {
+        sandbox: moving,
+        observed: Observed::Unknown,
+        nodes: Nodes::from([(other, NodeHealth::Lost), (home.clone(), NodeHealth::Lost)]),
+    };
+    assert_eq!(world.plan(), [Action::Advance(Event::ResumeFailed)]);
+    let world = world.settled();
+    assert_eq!(world.sandbox.node, Some(home));
+    assert_eq!(world.sandbox.state, State::Paused);
+    assert!(world.sandbox.snapshot.is_some());
 }
 
 /// An order whose outcome is unknown goes to the same node again, under the same generation.

@@ -31,6 +31,7 @@ use crate::ledger::{Record, Stage};
 use crate::metrics;
 
 mod pausing;
+mod sharing;
 mod snapshot;
 
 /// Pause before a release that failed is tried again; doubled each time.
@@ -169,12 +170,14 @@ impl Owner {
         crash::reached("node.ensure.recorded");
         let directory = self.agent.ledger.directory(&self.record.id);
         let span = tracing::info_span!("driver.create");
-        let created = self
-            .agent
-            .driver
-            .create(spec, &directory)
-            .instrument(span)
-            .await;
+        let driver = &self.agent.driver;
+        let created = match &spec.snapshot {
+            None => driver.create(spec, &directory).instrument(span).await,
+            Some(snapshot) => {
+                self.fetch(spec, snapshot, &directory).await?;
+                driver.restore(spec, &directory).instrument(span).await
+            }
+        };
         let Created {
             instance,
             defaults,
@@ -292,6 +295,8 @@ impl Owner {
         let mut ticks = interval_at(Instant::now() + period, period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last = running.as_ref().and_then(measure);
+        let mut shared = self.share(body);
+        let mut is_shared = false;
         let ended = async {
             match body.instance() {
                 Some(instance) => instance.ended().await,
@@ -310,6 +315,10 @@ impl Owner {
                 },
                 detail = &mut ended => return Step::Ended(detail),
                 () = self.agent.cancel.cancelled() => return Step::AgentStops,
+                snapshot = &mut shared, if !is_shared => {
+                    is_shared = true;
+                    self.note_shared(snapshot).await;
+                }
                 // What stands still uses nothing that is worth a sample.
                 _ = ticks.tick(), if running.is_some() => {
                     last = running.as_ref().and_then(|instance| self.sample(instance, last));

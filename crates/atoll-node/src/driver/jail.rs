@@ -353,6 +353,10 @@ impl Driver for JailDriver {
         })
     }
 
+    fn files(&self, directory: &Path) -> Option<PathBuf> {
+        Some(directory.join(DISK_FILE))
+    }
+
     async fn copy_files(&self, directory: &Path, to: &Path) -> Result<(), Error> {
         let (from, to) = (directory.join(DISK_FILE), to.to_owned());
         blocking(move || kept::copy(&from, &to).map_err(Error::failed("copy the disk"))).await

@@ -7,9 +7,10 @@ use atoll_core::id::Generation;
 use atoll_core::node::NodeEvent;
 use atoll_core::sandbox::SandboxSpec;
 use atoll_proto::node::{
-    self as wire, EnsureRequest, ImportTemplateRequest, NodeService, OrderResponse, PauseRequest,
-    RemoveRequest, RemoveTemplateRequest, ReportRequest, ReportResponse, ResumeRequest,
-    SandboxResponse, UpdateNetworkRequest, WatchEventsRequest,
+    self as wire, DropSnapshotsRequest, EnsureRequest, ImportTemplateRequest, ListSnapshotsRequest,
+    ListSnapshotsResponse, NodeService, OrderResponse, PauseRequest, RemoveRequest,
+    RemoveTemplateRequest, ReportRequest, ReportResponse, ResumeRequest, SandboxResponse,
+    UpdateNetworkRequest, WatchEventsRequest,
 };
 use atoll_proto::node_domain::{Malformed, alive, id};
 use connectrpc::{
@@ -157,6 +158,31 @@ impl NodeService for Orders {
         let build = id(&request.build).map_err(|error| invalid(&error))?;
         let outcome = self.agent.remove_template(&template, &build).await;
         Response::ok(OrderResponse::from(outcome))
+    }
+
+    async fn list_snapshots<'a>(
+        &'a self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, ListSnapshotsRequest>,
+    ) -> ServiceResult<impl Encodable<ListSnapshotsResponse> + Send + use<'a>> {
+        let request = request.to_owned_message();
+        let after = match request.after.as_str() {
+            "" => None,
+            text => Some(id(text).map_err(|error| invalid(&error))?),
+        };
+        let order = self.agent.list_snapshots(after.as_ref(), request.limit);
+        Response::ok(ListSnapshotsResponse::from(order.await))
+    }
+
+    async fn drop_snapshots<'a>(
+        &'a self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, DropSnapshotsRequest>,
+    ) -> ServiceResult<impl Encodable<OrderResponse> + Send + use<'a>> {
+        let unneeded = request.to_owned_message().try_into();
+        let unneeded = unneeded.map_err(|error| invalid(&error))?;
+        let order = self.agent.drop_snapshots(&unneeded);
+        Response::ok(OrderResponse::from(order.await))
     }
 
     async fn watch_events(

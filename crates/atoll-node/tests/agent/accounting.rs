@@ -74,7 +74,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 #[derive(Debug)]
-struct StoppedClock;
+pub(crate) struct StoppedClock;
 
 impl Clock for StoppedClock {
     fn now(&self) -> Timestamp {
@@ -98,6 +98,7 @@ impl Node {
             total: TOTAL,
             max_sandboxes: 4,
             usage_interval: Duration::from_secs(60),
+            snapshots: None,
         };
         let dir = directory.join("templates");
         let templates = TemplateStore::open(image::Config { dir, sudo: None }).unwrap();
@@ -158,6 +159,7 @@ fn spec(number: usize, generation: u64) -> SandboxSpec {
         env: std::collections::BTreeMap::new(),
         network: NetworkPolicy::default(),
         access_token: None,
+        snapshot: None,
     }
 }
 

@@ -3,3 +3,4 @@
 
 mod accounting;
 mod pretend;
+mod sharing;

@@ -16,6 +16,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+/// What a sandbox wrote, in its directory.
+pub(crate) const FILE: &str = "files";
+const FILE_BYTES: usize = 64 << 10;
+
 /// A step that fails the next time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
@@ -93,6 +97,13 @@ impl Machine {
             .insert(directory.to_owned(), Arc::clone(&instance));
         assert!(before.is_none(), "two sandboxes in {}", directory.display());
         state.files.insert(directory.to_owned());
+        let file = directory.join(FILE);
+        if !file.exists() {
+            // Some of it zeros, some of it its own.
+            let mut content = vec![0; FILE_BYTES];
+            content[FILE_BYTES / 2..][..8].copy_from_slice(b"it wrote");
+            std::fs::write(file, content).unwrap();
+        }
         Created {
             instance,
             defaults: ImageDefaults::default(),
@@ -121,10 +132,15 @@ impl Driver for PretendDriver {
     }
 
     async fn restore(&self, _: &SandboxSpec, directory: &Path) -> Result<Created, Error> {
-        let has_files = self.0.state.lock().unwrap().files.contains(directory);
+        let is_known = self.0.state.lock().unwrap().files.contains(directory);
+        let has_files = is_known || directory.join(FILE).exists();
         assert!(has_files, "nothing was kept in {}", directory.display());
         self.0.check(Fault::Restore)?;
         Ok(self.0.make(directory))
+    }
+
+    fn files(&self, directory: &Path) -> Option<PathBuf> {
+        Some(directory.join(FILE))
     }
 
     async fn settle(&self, _: &Path) -> Result<(), Error> {

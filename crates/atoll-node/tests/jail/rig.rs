@@ -157,6 +157,7 @@ impl World {
             },
             max_sandboxes: 1000,
             usage_interval: Duration::from_secs(5),
+            snapshots: None,
         };
         let mut jail = JailConfig {
             instance: self.instance.clone(),
@@ -455,6 +456,7 @@ pub(crate) fn spec_named(id: &str) -> SandboxSpec {
         env: BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]),
         network: NetworkPolicy::default(),
         access_token: None,
+        snapshot: None,
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use atoll_core::id::Generation;
 use atoll_core::quota::Limits;
 use atoll_core::sandbox::{Desired, EndReason, Kept, OnTimeout, Sandbox, State};
+use atoll_core::snapshot::{Digest, Snapshot};
 
 use super::{at, expiry, filter, intent, limits, new, sandbox, start, team, transition};
 use crate::sqlite::SqliteStore;
@@ -193,6 +194,41 @@ pub(super) async fn a_restart_keeps_its_place(store: &dyn Store) {
     let row = intend(store, &row, stop).await.unwrap();
     moved(&row, State::Stopped).await;
     assert_eq!(places().await, 0, "one that was ended on the way is gone");
+}
+
+pub(super) async fn a_snapshot_is_noted_once_and_outlives_its_node(store: &dyn Store) {
+    let running = start(store, "ia", 110).await;
+    let snapshot = |generation: u64| Snapshot {
+        store: "store".parse().unwrap(),
+        generation: Generation::new(generation),
+        digest: Digest::new([0xab; 32]),
+        bytes: 1 << 40,
+    };
+    let note = |generation| IntentChange::NoteSnapshot(snapshot(generation));
+    let of_pause = running.generation.get();
+    assert_eq!(intend(store, &running, note(of_pause)).await, None);
+    let paused = pause(store, &running, 120).await;
+    assert_eq!(paused.kept_on, running.node);
+    for wrong in [of_pause - 1, of_pause + 1] {
+        assert_eq!(intend(store, &paused, note(wrong)).await, None);
+    }
+    let noted = intend(store, &paused, note(of_pause)).await.unwrap();
+    assert_eq!(noted.snapshot, Some(snapshot(of_pause)));
+    assert_eq!(intend(store, &noted, note(of_pause)).await, None);
+
+    let mut detached = transition(&noted, State::Paused, 130);
+    detached.is_detached = true;
+    let detached = store.sandbox_transition(detached).await.unwrap().unwrap();
+    assert_eq!((&detached.node, &detached.kept_on), (&None, &None));
+    assert_eq!(detached.snapshot, noted.snapshot);
+    let Readmission::Accepted(resuming) = resume(store, &detached, 1).await else {
+        panic!("the quota has a place");
+    };
+    assert!(resuming.is_elsewhere());
+    let mut started = transition(&resuming, State::Running, 500);
+    started.started_at = Some(at(500));
+    let row = store.sandbox_transition(started).await.unwrap().unwrap();
+    assert_eq!((row.snapshot, row.kept_on, row.kept), (None, None, None));
 }
 
 pub(super) async fn wishes_apply_only_where_they_make_sense(store: &dyn Store) {

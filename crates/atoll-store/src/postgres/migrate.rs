@@ -23,6 +23,11 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         name: "weights",
         text: include_str!("../../migrations/postgres/0002_weights.sql"),
     },
+    Migration {
+        version: 3,
+        name: "snapshots",
+        text: include_str!("../../migrations/postgres/0003_snapshots.sql"),
+    },
 ];
 
 /// What the servers of one database migrate under.

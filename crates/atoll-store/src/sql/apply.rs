@@ -355,6 +355,11 @@ async fn sandbox_intend<T: Tx>(tx: &mut T, intent: &Intent) -> Result<Reply> {
         }
         IntentChange::Resume { timeout } => turned(queries::SANDBOX_RESUME).bind(micros(*timeout)),
         IntentChange::StayPaused => begun(queries::SANDBOX_STAY_PAUSED),
+        IntentChange::NoteSnapshot(snapshot) => begun(queries::SANDBOX_SNAPSHOT)
+            .bind(snapshot.store.as_str())
+            .bind(to_i64(snapshot.generation.get()))
+            .bind(snapshot.digest.to_string())
+            .bind(to_i64(snapshot.bytes)),
         IntentChange::Restart => turned(queries::SANDBOX_RESTART),
         IntentChange::SetDeadline(deadline) => {
             begun(queries::SANDBOX_SET_DEADLINE).bind(deadline.as_micros())

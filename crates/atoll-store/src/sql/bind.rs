@@ -31,6 +31,7 @@ pub(super) fn transition<'q>(text: &'static str, change: &'q Transition) -> Stat
         .bind(change.paused_at.map(Timestamp::as_micros))
         .bind(change.desired.map(desired_name))
         .bind(change.deadline.map(Timestamp::as_micros))
+        .bind(i64::from(change.is_detached))
 }
 
 /// The end of a sandbox.
@@ -44,6 +45,7 @@ pub(super) fn stop<'q>(intent: &'q Intent, reason: EndReason) -> Statement<'q> {
 
 /// A new sandbox.
 pub(super) fn sandbox(sandbox: &Sandbox) -> Statement<'_> {
+    let snapshot = sandbox.snapshot.as_ref();
     query(queries::SANDBOX_INSERT)
         .bind(sandbox.id.as_str())
         .bind(sandbox.team.as_str())
@@ -70,6 +72,11 @@ pub(super) fn sandbox(sandbox: &Sandbox) -> Statement<'_> {
         .bind(sandbox.kept.map(|kept| kept.at.as_micros()))
         .bind(i64::from(sandbox.is_restarting))
         .bind(sandbox.claimed_by.as_ref().map(|server| server.as_str()))
+        .bind(sandbox.kept_on.as_ref().map(|node| node.as_str()))
+        .bind(snapshot.map(|snapshot| snapshot.store.as_str()))
+        .bind(snapshot.map(|snapshot| to_i64(snapshot.generation.get())))
+        .bind(snapshot.map(|snapshot| snapshot.digest.to_string()))
+        .bind(snapshot.map(|snapshot| to_i64(snapshot.bytes)))
 }
 
 /// A label of a new sandbox.

@@ -10,6 +10,7 @@ use atoll_core::lifecycle::state_from_name;
 use atoll_core::quota::{Overrides, Rate, Usage};
 use atoll_core::resources::Resources;
 use atoll_core::sandbox::{EndReason, Kept, Sandbox};
+use atoll_core::snapshot::Snapshot;
 use atoll_core::template::Template;
 use atoll_core::time::Timestamp;
 
@@ -93,6 +94,15 @@ pub(crate) fn sandbox(row: &impl Columns) -> Result<Sandbox> {
             at,
         }),
     };
+    let snapshot = match column::<Option<&str>>(row, 26)? {
+        None => None,
+        Some(store) => Some(Snapshot {
+            store: parse(TABLE, id, store)?,
+            generation: Generation::new(unsigned(row, 27, TABLE, id)?),
+            digest: parse(TABLE, id, column(row, 28)?)?,
+            bytes: unsigned(row, 29, TABLE, id)?,
+        }),
+    };
     Ok(Sandbox {
         id: parse(TABLE, id, id)?,
         team: parse(TABLE, id, column(row, 1)?)?,
@@ -114,6 +124,8 @@ pub(crate) fn sandbox(row: &impl Columns) -> Result<Sandbox> {
         deadline: time(row, 13)?,
         keep_memory: keep_memory != 0,
         kept,
+        kept_on: optional_id(row, 25, TABLE, id)?,
+        snapshot,
         is_restarting: restarting != 0,
         claimed_by: optional_id(row, 24, TABLE, id)?,
         updated_at: time(row, 14)?,

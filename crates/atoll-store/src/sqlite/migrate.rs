@@ -71,6 +71,11 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         name: "weights",
         text: include_str!("../../migrations/sqlite/0014_weights.sql"),
     },
+    Migration {
+        version: 15,
+        name: "snapshots",
+        text: include_str!("../../migrations/sqlite/0015_snapshots.sql"),
+    },
 ];
 
 /// Applies what the file lacks, each change in a transaction of its own.

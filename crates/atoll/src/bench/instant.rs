@@ -103,6 +103,7 @@ impl InstantNode {
             resources: spec.resources,
             started_at: Some(SystemClock.now()),
             detail: None,
+            snapshot: None,
         };
         self.held().put(seen.clone());
         CallOutcome::Done(seen)

@@ -1,6 +1,8 @@
 //! What a node is told about its machine.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
 
 use atoll_core::descriptor::{Descriptor, WrittenTaint, check_name, check_value};
 use atoll_core::node::NodeInfo;
@@ -21,6 +23,24 @@ pub(crate) struct MachineArgs {
     pub(crate) described: DescribedArgs,
     #[command(flatten)]
     pub(crate) given: GivenArgs,
+    #[command(flatten)]
+    pub(crate) shared: SharedArgs,
+}
+
+/// Where a node keeps the files of paused sandboxes for other nodes, too.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct SharedArgs {
+    /// Storage that nodes share, for the files of paused sandboxes, file:///DIRECTORY or
+    /// s3://BUCKET/PREFIX; nothing is shared unless given.
+    #[arg(long, value_name = "URL", env = "ATOLL_SNAPSHOT_STORE")]
+    pub(crate) snapshot_store: Option<String>,
+    /// File with settings of the S3 client, a line NAME=VALUE each, over the environment's
+    /// (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_REGION and others).
+    #[arg(long, value_name = "FILE", env = "ATOLL_SNAPSHOT_CREDENTIALS")]
+    pub(crate) snapshot_credentials: Option<PathBuf>,
+    /// MiB of snapshots that come and go in a second; as fast as it goes unless given.
+    #[arg(long, value_name = "MIB", env = "ATOLL_SNAPSHOT_MIB_PER_SECOND")]
+    pub(crate) snapshot_mib_per_second: Option<NonZeroU32>,
 }
 
 /// What policies can ask for. Architecture, processor features and the driver's version are found.

@@ -255,6 +255,7 @@ impl Owner {
     async fn write_running(&mut self, spec: &SandboxSpec) -> Result<(), Refusal> {
         let before = self.record.clone();
         self.record.generation = spec.generation;
+        self.record.snapshot = None;
         let written = self.write_stage(Stage::Running).await;
         if written.is_err() {
             self.record = before;
@@ -263,7 +264,7 @@ impl Owner {
         written
     }
 
-    async fn write_stage(&mut self, stage: Stage) -> Result<(), Refusal> {
+    pub(super) async fn write_stage(&mut self, stage: Stage) -> Result<(), Refusal> {
         self.record.stage = stage;
         let (ledger, record) = (self.agent.ledger.clone(), self.record.clone());
         let written = tokio::task::spawn_blocking(move || ledger.write_durable(&record)).await;
@@ -281,7 +282,7 @@ impl Owner {
         }
     }
 
-    fn tell_changed(&self) {
+    pub(super) fn tell_changed(&self) {
         let observed = self.view.borrow().observed.clone();
         self.agent.tell(NodeEvent::Changed(observed));
     }
@@ -309,6 +310,7 @@ impl Owner {
         self.view.send_modify(|view| {
             view.observed.generation = record.generation;
             view.observed.state = ObservedState::Running;
+            view.observed.snapshot = None;
             view.observed.resources = record.resources;
             view.instance = body.running();
         });
