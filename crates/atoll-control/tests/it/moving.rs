@@ -218,6 +218,10 @@ async fn a_copy_is_not_given_up_before_it_serves_elsewhere() {
     lose(&running, &world, &home).await;
     other.script(Script::Delay(Duration::from_secs(20)));
     let is_back = async {
+        wait_for("it is on its way", async || {
+            row(&world, &id).await.state == State::Resuming
+        })
+        .await;
         returns(&running, &world, &home).await;
         assert!(home.seen(&id).is_some());
         running.beat(&world, Duration::from_secs(20)).await;
@@ -241,6 +245,7 @@ async fn a_move_that_was_cut_off_is_carried_on() {
     assert!(asked.await.is_err());
     assert_eq!(row(&world, &id).await.state, State::Resuming);
     running.stop().await;
+    home.set_silent(false);
     let running = world.start().await;
     wait_for("it serves", async || {
         row(&world, &id).await.state == State::Running
