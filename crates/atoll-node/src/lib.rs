@@ -2,9 +2,9 @@
 //!
 //! [`agent`] takes the orders and keeps the [`ledger`]; a [`driver`] makes the sandboxes, out of
 //! [`net`] slots, [`disk`]s, [`cgroup`]s and the layers of a [`rootfs`]; [`guest_client`] wakes the
-//! guest agent inside; [`snapshot`]s let other machines go on with what is paused; [`doctor`] tells what a machine offers. [`relay`] puts all of it on a
-//! network, in a process that outlives the agent: orders go to the agent's [`rpc`], connections to
-//! sandboxes.
+//! guest agent inside; [`snapshot`]s let other machines go on with what is paused; [`doctor`] tells
+//! what a machine offers. [`relay`] puts all of it on a network, in a process that outlives the
+//! agent: orders go to the agent's [`rpc`], connections to sandboxes.
 //!
 //! Architecture invariant: this crate knows no store and no control plane. It acts on orders that
 //! carry a generation, refuses older ones, and keeps what it runs when nobody orders anything.
