@@ -195,14 +195,17 @@ impl Python {
 }
 
 /// What `requirements.txt` of the suite brings, by the names that are imported.
-const PYTHON_MODULES: [&str; 7] = [
+const PYTHON_MODULES: [&str; 10] = [
     "e2b",
     "grpc",
     "grpc_reflection",
+    "hcl2",
+    "kubernetes_validate",
     "opentelemetry.proto",
     "pytest",
     "pytest_timeout",
     "websockets",
+    "yaml",
 ];
 
 /// The Python of the conformance suite with the newest published SDK; a checkout that has one

@@ -16,24 +16,34 @@ struct Extra {
     package: &'static str,
     /// Where the program is in the package.
     path: &'static str,
-    /// A release of Debian that has the package, where the machine's own has not.
+    /// A release of Debian that has the package.
     suite: &'static str,
     purpose: &'static str,
 }
 
-const EXTRAS: [Extra; 1] = [Extra {
-    program: "consul",
-    package: "consul",
-    path: "usr/bin/consul",
-    suite: "bullseye",
-    purpose: "discovery beside a real Consul",
-}];
+const EXTRAS: [Extra; 2] = [
+    Extra {
+        program: "consul",
+        package: "consul",
+        path: "usr/bin/consul",
+        suite: "bullseye",
+        purpose: "discovery beside a real Consul",
+    },
+    // Not installed: it would run.
+    Extra {
+        program: "promtool",
+        package: "prometheus",
+        path: "usr/bin/promtool",
+        suite: "bookworm",
+        purpose: "rules of alerts",
+    },
+];
 
 /// What signs Debian's releases.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// Gets what is missing. What the machine's release does not have is unpacked from an older one
-/// beside the build, and not installed: what it would pull in is not for the machine.
+/// Gets what is missing. It is unpacked beside the build and not installed: what it would pull in,
+/// or start, is not for the machine.
 pub(super) fn get() {
     for extra in &EXTRAS {
         let beside = workspace::target().join(extra.program);
@@ -59,15 +69,15 @@ impl Extra {
         for folder in ["lists/partial", "cache/archives/partial", "package"] {
             fs::create_dir_all(work.join(folder))?;
         }
-        let source = format!(
-            "deb [signed-by={KEYRING}] {} {} main\n",
-            mirror()?,
-            self.suite
-        );
-        fs::write(work.join("sources.list"), source)?;
         let package = work.join("package");
-        self.apt(&work, &work, &["update", "-q"])?;
-        self.apt(&work, &package, &["download", "-q", self.package])?;
+        let own = Tool::new("apt-get").directory(&package);
+        if !own.args(["download", "-q", self.package]).succeeds() {
+            let (mirror, suite) = (mirror()?, self.suite);
+            let source = format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n");
+            fs::write(work.join("sources.list"), source)?;
+            self.apt(&work, &work, &["update", "-q"])?;
+            self.apt(&work, &package, &["download", "-q", self.package])?;
+        }
         let archive = first(&package)?;
         let unpacked = Tool::new("dpkg-deb").args([Path::new("-x"), &archive, beside]);
         unpacked.run()?;
