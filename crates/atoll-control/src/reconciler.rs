@@ -366,6 +366,11 @@ async fn advance(inner: &Inner, executor: &mut Executor, slot: &Slot, row: Sandb
             Attempt::Rest
         };
     }
+    match inner.pass_on(&row).await {
+        Some(Ok(_)) => return Attempt::LookAgain,
+        Some(Err(error)) => return Attempt::Wait(format!("pass it on: {error}")),
+        None => {}
+    }
     let observed = inner.registry.observed(&row.id);
     let actions = plan(&row, &observed, &inner.registry.health(), inner.clock.now());
     match actions.first() {

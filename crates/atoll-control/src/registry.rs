@@ -72,6 +72,19 @@ pub(crate) struct Learnt {
     pub(crate) now: Observed,
 }
 
+impl Learnt {
+    /// Whether it stands otherwise than believed. Another server may have told of it before its
+    /// node did, in fewer words.
+    fn is_news(&self) -> bool {
+        match (&self.before, &self.now) {
+            (Observed::Known(before), Observed::Known(now)) => {
+                (before.generation, before.state) != (now.generation, now.state)
+            }
+            (before, now) => before != now,
+        }
+    }
+}
+
 /// What a heartbeat led to.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Heard {
@@ -297,6 +310,13 @@ impl Registry {
         changes
     }
 
+    /// Whether this server has not heard a node for long, or never.
+    pub(crate) fn is_silent(&self, id: &NodeId) -> bool {
+        let inner = lock(&self.inner);
+        let node = inner.nodes.get(id);
+        node.is_none_or(|node| node.is_silent(Instant::now()))
+    }
+
     /// The nodes that this server has not heard for long, or never.
     pub(crate) fn silent(&self) -> Vec<NodeId> {
         let now = Instant::now();
@@ -485,7 +505,7 @@ impl Registry {
                 before: std::mem::replace(&mut entry.observed, seen.clone()),
                 now: seen,
             });
-            result.changed.extend(changed);
+            result.changed.extend(changed.filter(Learnt::is_news));
         }
         for seen in &report.sandboxes {
             let is_ours = inner.sandboxes.get(&seen.id).is_some_and(|entry| {

@@ -13,19 +13,23 @@
 //!   not: every write names the state and generation that it was decided by, and so does every
 //!   order.
 //! - A sandbox on its way is brought there by the server that took the wish, and by the one on duty
-//!   once that is dead. What is at rest belongs to the one on duty.
+//!   once that is dead. What is at rest belongs to the one on duty. Who does not hear its node and
+//!   knows another who does passes it on.
 //! - A server that is alone on its store is always on duty, and asks nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use atoll_core::event::EventKind;
 use atoll_core::id::{NodeId, ServerId};
 use atoll_core::sandbox::{Desired, Sandbox, State};
+use atoll_store::store::Result;
 use atoll_store::store::lease::{Lease, ServerRow};
 use tokio::time::Instant;
 
 use crate::config::ServerConfig;
+use crate::events;
 use crate::lock::lock;
 use crate::service::Inner;
 use crate::view::ServerView;
@@ -120,6 +124,14 @@ impl Servers {
         seen.others
             .values()
             .all(|other| other.silent.contains(node))
+    }
+
+    /// A server that hears a node, as far as it said.
+    fn hearing(&self, node: &NodeId) -> Option<ServerId> {
+        let seen = lock(&self.seen);
+        let mut hearing = seen.others.iter();
+        let found = hearing.find(|(_, other)| !other.silent.contains(node));
+        found.map(|(id, _)| id.clone())
     }
 
     /// Takes over a list that was asked for at `asked`. Answers those whose beats stood still for
@@ -231,6 +243,27 @@ impl Inner {
             Some(by) => servers.is_on_duty() && !self.lives(by).await,
             None => servers.is_on_duty(),
         }
+    }
+
+    /// Has another server bring a sandbox where it should be, whose node it hears and this one has
+    /// not heard for long. Answers whether that was written; none: this one goes on.
+    pub(crate) async fn pass_on(&self, row: &Sandbox) -> Option<Result<bool>> {
+        if self.servers.is_alone() || !is_turning(row) {
+            return None;
+        }
+        let node = row.node.as_ref()?;
+        if !self.registry.is_silent(node) {
+            return None;
+        }
+        let to = self.servers.hearing(node)?;
+        let (at, kind) = (self.clock.now(), EventKind::Log);
+        let text = format!("server {to} brings it on, which hears node {node}");
+        let told = vec![events::event(row, at, kind, "debug", text)];
+        Some(
+            self.store
+                .claim_pass(&row.id, row.revision, &to, told)
+                .await,
+        )
     }
 
     /// Whether a server lives. One that is not known may have come since the last look.

@@ -68,8 +68,9 @@ macro_rules! contract {
                 lifecycle::a_snapshot_is_noted_once_and_outlives_its_node,
                 lifecycle::a_failed_pause_or_resume_takes_its_wish_back,
                 lifecycle::a_restart_keeps_its_place, lease::servers_count_their_beats,
-                lease::a_lease_has_one_holder_that_lives, forecast::what_was_learnt_is_kept,
-                lease::a_claim_comes_with_its_wish, lease::several_are_read_at_once,
+                lease::a_lease_has_one_holder_that_lives,
+                lease::a_claim_comes_with_its_wish, lease::a_claim_is_passed_on_by_its_revision,
+                lease::several_are_read_at_once, forecast::what_was_learnt_is_kept,
                 lifecycle::wishes_apply_only_where_they_make_sense,
                 node::a_node_keeps_what_was_decided_about_it,
                 node::corrections_are_kept_in_a_bounded_number);

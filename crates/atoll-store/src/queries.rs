@@ -426,6 +426,8 @@ pub(crate) const SERVER_LIST: &str =
     "SELECT id, address, version, silent, beats FROM servers ORDER BY id";
 pub(crate) const SERVER_REMOVE: &str =
     "DELETE FROM servers WHERE id = $1 AND beats = COALESCE($2, beats)";
+pub(crate) const CLAIM_PASS: &str = "UPDATE sandboxes SET claimed_by = $3, \
+     revision = revision + 1 WHERE id = $1 AND revision = $2";
 pub(crate) const LEASE_GET: &str = "SELECT holder, term FROM leases WHERE name = $1";
 pub(crate) const LEASE_TAKE: &str = "INSERT INTO leases (name, holder, term) \
      SELECT $1, id, 1 FROM servers WHERE id = $2 \

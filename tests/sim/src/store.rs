@@ -280,6 +280,16 @@ impl LeaseStore for SimStore {
     async fn lease_take(&self, name: &str, server: &ServerId) -> Result<Option<Lease>> {
         pass!(self, lease_take(name, server))
     }
+
+    async fn claim_pass(
+        &self,
+        sandbox: &SandboxId,
+        revision: u64,
+        to: &ServerId,
+        events: Vec<EventRow>,
+    ) -> Result<bool> {
+        pass!(self, claim_pass(sandbox, revision, to, events))
+    }
 }
 
 #[async_trait]

@@ -123,6 +123,17 @@ fn take_over(inner: &Arc<Inner>, row: &Sandbox) {
     }
 }
 
+/// Takes over what is kept of nodes, also where no event told of it.
+pub(super) async fn heed_all_nodes(inner: &Arc<Inner>) {
+    if inner.servers.is_alone() {
+        return;
+    }
+    match inner.store.node_list().await {
+        Ok(rows) => rows.into_iter().for_each(|row| inner.registry.know(row)),
+        Err(error) => tracing::warn!(%error, "nodes of other servers are not known"),
+    }
+}
+
 /// Takes over what operators decided about nodes at another server.
 async fn heed_nodes(inner: &Arc<Inner>, nodes: &BTreeSet<NodeId>) -> Result<()> {
     let rows = inner.store.node_list().await?;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_store::store::Result;
 use atoll_store::store::lease::ServerRow;
+use atoll_store::store::{Error as StoreError, Result};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +17,9 @@ use crate::webhooks;
 /// How long one look may take: after that it says nothing about now.
 const LOOK_TIMEOUT: Duration = BEAT_INTERVAL;
 
+/// How long what comes with a look may take: the next beat must not wait for it.
+const CHORES_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How long the last word to the others may take.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -25,22 +28,30 @@ pub(super) async fn run(inner: &Arc<Inner>, cancel: &CancellationToken) {
         return;
     }
     let mut was_on_duty = false;
+    let mut is_told = false;
     loop {
-        let is_less = match timeout(LOOK_TIMEOUT, look(inner)).await {
-            Ok(Ok(is_less)) => is_less,
-            Ok(Err(error)) => {
+        let began = Instant::now();
+        let looked = timeout(LOOK_TIMEOUT, look(inner)).await;
+        let looked = looked.unwrap_or_else(|_| {
+            let detail = "it takes too long".to_owned();
+            Err(StoreError::Locked { detail })
+        });
+        let is_less = match looked {
+            Ok(is_less) => {
+                is_told = false;
+                is_less
+            }
+            // Once at full voice: while the store is away there is nothing new to say.
+            Err(error) if is_told => {
+                tracing::debug!(%error, "this server cannot say that it lives");
+                false
+            }
+            Err(error) => {
+                is_told = true;
                 tracing::warn!(%error, "this server cannot say that it lives");
                 false
             }
-            Err(_) => {
-                tracing::warn!("this server cannot say that it lives: the store is slow");
-                false
-            }
         };
-        // So long may a template be known that another server removed.
-        if let Err(error) = inner.load_catalog().await {
-            tracing::warn!(%error, "templates of other servers are not known");
-        }
         let is_on_duty = inner.servers.is_on_duty();
         metrics::on_duty(is_on_duty);
         match (was_on_duty, is_on_duty) {
@@ -51,9 +62,8 @@ pub(super) async fn run(inner: &Arc<Inner>, cancel: &CancellationToken) {
             }
             (true, true) | (false, false) => {}
         }
-        if is_on_duty && let Err(error) = webhooks::start_all(inner).await {
-            tracing::warn!(%error, "which webhooks there are is not known");
-        }
+        // What takes longer is taken up at the next look.
+        let _ = timeout(CHORES_TIMEOUT, do_chores(inner, is_on_duty)).await;
         if is_on_duty && (is_less || !was_on_duty) {
             // What the one before was at, and what the dead had begun.
             let walking = Arc::clone(inner);
@@ -65,8 +75,19 @@ pub(super) async fn run(inner: &Arc<Inner>, cancel: &CancellationToken) {
         tokio::select! {
             biased;
             () = cancel.cancelled() => return,
-            () = tokio::time::sleep(BEAT_INTERVAL) => {}
+            () = tokio::time::sleep_until(began + BEAT_INTERVAL) => {}
         }
+    }
+}
+
+/// Takes over what other servers changed and no event tells of.
+async fn do_chores(inner: &Arc<Inner>, is_on_duty: bool) {
+    // So long may a template be known that another server removed.
+    if let Err(error) = inner.load_catalog().await {
+        tracing::debug!(%error, "templates of other servers are not known");
+    }
+    if is_on_duty && let Err(error) = webhooks::start_all(inner).await {
+        tracing::debug!(%error, "which webhooks there are is not known");
     }
 }
 

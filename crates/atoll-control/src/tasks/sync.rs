@@ -17,6 +17,7 @@ use futures::StreamExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::follow;
 use crate::corrections::Corrections;
 use crate::events;
 use crate::node_client::NodeClient;
@@ -60,6 +61,7 @@ pub(super) async fn run(inner: &Arc<Inner>, cancel: &CancellationToken) {
             next = (next + inner.config.full_sync_interval).max(Instant::now());
             tokio::time::sleep_until(next).await;
             inner.registry.foresee(inner.clock.now());
+            follow::heed_all_nodes(inner).await;
             ask(inner, inner.registry.clients()).await;
             walk(inner).await;
         }

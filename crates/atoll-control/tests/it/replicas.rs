@@ -253,6 +253,49 @@ async fn deadlines_go_on_when_the_one_on_duty_is_killed() {
     last.stop().await;
 }
 
+/// What a server has to do and cannot, because it does not hear the node, is done by one that does.
+#[tokio::test(start_paused = true)]
+async fn what_a_server_does_not_reach_is_passed_on() {
+    let world = World::in_memory(&["node-1"]);
+    // Nothing joins it, and it is on duty.
+    let deaf = world.without_nodes().start_server("deaf").await;
+    assert!(deaf.control.is_on_duty());
+    let hearing = world.start_server("hearing").await;
+    let (control, tenant) = (&hearing.control, &hearing.tenant);
+    let mut ids = Vec::new();
+    for timeout in [5, 3_600] {
+        let mut wanted = request();
+        wanted.timeout = Duration::from_secs(timeout);
+        let made = control.sandbox_create(tenant, wanted).await;
+        ids.push(made.unwrap().sandbox.id);
+    }
+    within(ROUTES_WITHIN, "the routes at both", async || {
+        ids.iter().all(|id| deaf.edge.has(id))
+    })
+    .await;
+    let paused = deaf
+        .control
+        .sandbox_pause(&deaf.tenant, &ids[1], true)
+        .await;
+    assert_eq!(paused.unwrap().sandbox.state, State::Paused);
+    // The deadline is kept by the one on duty.
+    within(MOVES_WITHIN, "the deadline", async || {
+        world.node().running() == ids[1..]
+    })
+    .await;
+    assert!(deaf.control.is_on_duty());
+    deaf.control
+        .sandbox_kill(&deaf.tenant, &ids[1])
+        .await
+        .unwrap();
+    within(ROUTES_WITHIN, "the end", async || {
+        world.node().running().is_empty()
+    })
+    .await;
+    deaf.stop().await;
+    hearing.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_revoked_key_and_a_disabled_team_are_refused_at_every_server_at_once() {
     let world = World::in_memory(&["node-1"]);

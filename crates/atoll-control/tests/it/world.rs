@@ -126,6 +126,16 @@ impl World {
         }
     }
 
+    /// The same store for a server that reaches no node.
+    pub(crate) fn without_nodes(&self) -> Self {
+        Self {
+            memory: self.memory.clone(),
+            begun: self.begun,
+            config: self.config.clone(),
+            ..Self::with_nodes(&[])
+        }
+    }
+
     fn clock(&self) -> Arc<dyn Clock> {
         match self.memory {
             Some(_) => Arc::new(TokioClock(self.begun)),

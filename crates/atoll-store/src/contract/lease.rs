@@ -114,6 +114,26 @@ pub(super) async fn a_claim_comes_with_its_wish(store: &dyn Store) {
     }
 }
 
+pub(super) async fn a_claim_is_passed_on_by_its_revision(store: &dyn Store) {
+    let row = start(store, "ia", 110).await;
+    let to: ServerId = "b".parse().unwrap();
+    let pass = async |revision| {
+        let told = vec![super::event("ia", 160, "passed on")];
+        let passed = store.claim_pass(&row.id, revision, &to, told).await;
+        passed.unwrap()
+    };
+    let before = *store.event_head().borrow();
+    assert!(!pass(row.revision - 1).await);
+    assert!(pass(row.revision).await);
+    assert!(!pass(row.revision).await, "it is newer since");
+    let now = store.sandbox_get(&row.id).await.unwrap().unwrap();
+    assert_eq!(now.claimed_by, Some(to.clone()));
+    assert_eq!(now.revision, row.revision + 1);
+    let mut head = store.event_head();
+    let told = head.wait_for(|head| head.get() > before.get()).await;
+    assert_eq!(told.unwrap().get(), before.get() + 1, "told once");
+}
+
 pub(super) async fn several_are_read_at_once(store: &dyn Store) {
     let mut known = BTreeSet::new();
     for id in ["ia", "ib", "ic"] {

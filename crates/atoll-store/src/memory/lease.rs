@@ -1,11 +1,11 @@
 //! Servers and leases.
 
 use async_trait::async_trait;
-use atoll_core::id::ServerId;
+use atoll_core::id::{SandboxId, ServerId};
 
 use super::MemStore;
-use crate::store::Result;
 use crate::store::lease::{Lease, LeaseStore, ServerRow};
+use crate::store::{EventRow, Result};
 
 #[async_trait]
 impl LeaseStore for MemStore {
@@ -50,5 +50,24 @@ impl LeaseStore for MemStore {
             tables.leases.insert(name.to_owned(), lease);
         }
         Ok(tables.leases.get(name).cloned())
+    }
+
+    async fn claim_pass(
+        &self,
+        sandbox: &SandboxId,
+        revision: u64,
+        to: &ServerId,
+        events: Vec<EventRow>,
+    ) -> Result<bool> {
+        Ok(self.change(|tables| {
+            let row = tables.sandboxes.get_mut(sandbox);
+            let Some(row) = row.filter(|row| row.revision == revision) else {
+                return false;
+            };
+            row.claimed_by = Some(to.clone());
+            row.revision += 1;
+            tables.record(events);
+            true
+        }))
     }
 }

@@ -1,7 +1,7 @@
 //! Servers and leases.
 
 use async_trait::async_trait;
-use atoll_core::id::ServerId;
+use atoll_core::id::{SandboxId, ServerId};
 
 use super::SqlStore;
 use super::apply::{Reply, Write};
@@ -10,8 +10,8 @@ use super::dialect::{Columns, Lock, Reader, Tx, column, fetch, one};
 use super::statement::query;
 use crate::queries;
 use crate::row::{node_ids_from_json, node_ids_to_json, parse, to_i64};
-use crate::store::Result;
 use crate::store::lease::{Lease, LeaseStore, ServerRow};
+use crate::store::{EventRow, Result};
 
 const SERVERS: &str = "servers";
 const LEASES: &str = "leases";
@@ -20,8 +20,20 @@ const LEASES: &str = "leases";
 #[derive(Debug)]
 pub(crate) enum LeaseWrite {
     Beat(ServerRow),
-    Remove { id: ServerId, beats: Option<u64> },
-    Take { name: String, server: ServerId },
+    Remove {
+        id: ServerId,
+        beats: Option<u64>,
+    },
+    Take {
+        name: String,
+        server: ServerId,
+    },
+    Pass {
+        sandbox: SandboxId,
+        revision: u64,
+        to: ServerId,
+        events: Vec<EventRow>,
+    },
 }
 
 /// Carries out one write inside the caller's transaction.
@@ -52,6 +64,22 @@ pub(super) async fn apply<T: Tx>(tx: &mut T, write: &LeaseWrite) -> Result<Reply
             let get = query(queries::LEASE_GET).bind(name);
             let row = fetch(tx, operation, get).await?;
             Ok(Reply::Lease(row.as_ref().map(lease).transpose()?))
+        }
+        LeaseWrite::Pass {
+            sandbox,
+            revision,
+            to,
+            events,
+        } => {
+            let statement = query(queries::CLAIM_PASS)
+                .bind(sandbox.as_str())
+                .bind(to_i64(*revision))
+                .bind(to.as_str());
+            let passed = tx.execute("pass a claim on", statement).await?;
+            if passed > 0 {
+                tx.tell(&events.iter().collect::<Vec<_>>(), &[]).await?;
+            }
+            Ok(Reply::Count(passed))
         }
     }
 }
@@ -106,5 +134,21 @@ impl<R: Reader> LeaseStore for SqlStore<R> {
             server: server.clone(),
         });
         Ok(self.writer.submit(write).await?.into_lease())
+    }
+
+    async fn claim_pass(
+        &self,
+        sandbox: &SandboxId,
+        revision: u64,
+        to: &ServerId,
+        events: Vec<EventRow>,
+    ) -> Result<bool> {
+        let write = Write::Lease(LeaseWrite::Pass {
+            sandbox: sandbox.clone(),
+            revision,
+            to: to.clone(),
+            events,
+        });
+        Ok(self.writer.submit(write).await?.into_count() > 0)
     }
 }

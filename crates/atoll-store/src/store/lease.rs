@@ -5,9 +5,9 @@
 //! they still do. A lease belongs to its holder for as long as that is among the servers.
 
 use async_trait::async_trait;
-use atoll_core::id::{NodeId, ServerId};
+use atoll_core::id::{NodeId, SandboxId, ServerId};
 
-use super::Result;
+use super::{EventRow, Result};
 
 /// One process of the control plane.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,4 +53,14 @@ pub trait LeaseStore: Send + Sync + std::fmt::Debug {
     /// Gives a lease to a server, unless its holder is another one that is among the servers, or
     /// the one that asks is not. Answers who holds it now.
     async fn lease_take(&self, name: &str, server: &ServerId) -> Result<Option<Lease>>;
+
+    /// Has another server bring a sandbox where it should be, and writes the events that tell of
+    /// it, if the sandbox's row is still of this revision. Answers whether it was.
+    async fn claim_pass(
+        &self,
+        sandbox: &SandboxId,
+        revision: u64,
+        to: &ServerId,
+        events: Vec<EventRow>,
+    ) -> Result<bool>;
 }
