@@ -14,6 +14,7 @@ use super::batch::readmit;
 use super::dialect::{Columns, Lock, Tx, column, fetch};
 use super::forecast;
 use super::lease::{self, LeaseWrite};
+use super::many::{Many, many};
 use super::node::{self, NodeWrite};
 use super::statement::query;
 use super::{decode, event, team, webhook};
@@ -394,25 +395,25 @@ pub(super) async fn get<T: Tx>(tx: &mut T, id: &SandboxId) -> Result<Option<Sand
     row.as_ref().map(decode::sandbox).transpose()
 }
 
+static SANDBOXES_GONE: Many = many!(queries::SANDBOX_DELETE, "t");
+
 async fn history_prune<T: Tx>(tx: &mut T, prune: &Prune) -> Result<Reply> {
     let operation = "prune history";
     let ended = query(queries::ENDED_BEFORE)
         .bind(prune.ended_before.as_micros())
         .bind(i64::from(prune.limit));
     let rows = tx.fetch_all(operation, ended).await?;
-    let mut through = 0;
-    for row in &rows {
-        let id: &str = column(row, 0)?;
-        through = through.max(event::forget_sandbox(tx, id).await?);
-        let statement = query(queries::SANDBOX_DELETE).bind(id);
-        tx.execute(operation, statement).await?;
-    }
+    let ids = rows.iter().map(|row| column(row, 0));
+    let ids: Vec<String> = ids.collect::<Result<_>>()?;
+    let through = event::forget_sandboxes(tx, &ids).await?;
+    let gone = ids.iter().map(|id| query(queries::SANDBOX_DELETE).bind(id));
+    tx.many(operation, &SANDBOXES_GONE, gone.collect()).await?;
     let (others, is_more_of_others) = event::forget_others(tx, prune).await?;
     let (oldest, is_more_of_oldest) = event::forget_oldest(tx, prune).await?;
     event::mark_pruned(tx, through.max(others).max(oldest)).await?;
     let statement = query(queries::IDEMPOTENCY_PRUNE).bind(prune.before.as_micros());
     tx.execute(operation, statement).await?;
-    let sandboxes = rows.len() as u64;
+    let sandboxes = ids.len() as u64;
     Ok(Reply::Pruned(Pruned {
         sandboxes,
         is_more: sandboxes >= u64::from(prune.limit) || is_more_of_others || is_more_of_oldest,

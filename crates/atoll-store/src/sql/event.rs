@@ -6,6 +6,7 @@ use atoll_core::time::Timestamp;
 use super::apply::Prune;
 use super::decode;
 use super::dialect::{Reader, Tx, column, fetch, one};
+use super::many::{Many, many};
 use super::read::Clauses;
 use super::statement::{self, Statement, query};
 use crate::queries;
@@ -250,14 +251,22 @@ async fn scalar<T: Tx>(
     row.as_ref().map_or(Ok(0), |row| column(row, 0))
 }
 
-/// Removes the events of one sandbox. Answers the highest cursor among them.
-pub(super) async fn forget_sandbox<T: Tx>(tx: &mut T, id: &str) -> Result<i64> {
+static NEWEST_OF: Many = many!(queries::EVENTS_NEWEST_OF, "t");
+static GONE_OF: Many = many!(queries::EVENTS_DELETE, "t");
+static GONE: Many = many!(queries::EVENT_DELETE, "n");
+
+/// Removes the events of sandboxes. Answers the highest cursor among them.
+pub(super) async fn forget_sandboxes<T: Tx>(tx: &mut T, ids: &[String]) -> Result<i64> {
     let operation = "prune events";
-    let newest = query(queries::EVENTS_NEWEST_OF).bind(id);
-    let newest = scalar(tx, operation, newest).await?;
-    tx.execute(operation, query(queries::EVENTS_DELETE).bind(id))
-        .await?;
-    Ok(newest)
+    let newest = ids
+        .iter()
+        .map(|id| query(queries::EVENTS_NEWEST_OF).bind(id));
+    let newest = tx.many(operation, &NEWEST_OF, newest.collect()).await?;
+    let gone = ids.iter().map(|id| query(queries::EVENTS_DELETE).bind(id));
+    tx.many(operation, &GONE_OF, gone.collect()).await?;
+    let newest = newest.iter().map(|row| column(row, 0));
+    let newest: Vec<i64> = newest.collect::<Result<_>>()?;
+    Ok(newest.into_iter().max().unwrap_or(0))
 }
 
 /// How many events are forgotten at a time.
@@ -277,10 +286,10 @@ pub(super) async fn forget_others<T: Tx>(tx: &mut T, prune: &Prune) -> Result<(i
         .iter()
         .map(|row| column(row, 0))
         .collect::<Result<_>>()?;
-    for seq in &old {
-        tx.execute(operation, query(queries::EVENT_DELETE).bind(*seq))
-            .await?;
-    }
+    let gone = old
+        .iter()
+        .map(|seq| query(queries::EVENT_DELETE).bind(*seq));
+    tx.many(operation, &GONE, gone.collect()).await?;
     let is_more = i64::try_from(old.len()).unwrap_or(i64::MAX) >= most(prune);
     Ok((old.into_iter().max().unwrap_or(0), is_more))
 }

@@ -10,6 +10,7 @@ use super::SqlStore;
 use super::apply::{Reply, Write};
 use super::decode::time;
 use super::dialect::{Columns, Reader, Tx, column, fetch};
+use super::many::{Many, many};
 use super::statement::query;
 use crate::descriptor_row::{descriptor_from_json, descriptor_to_json};
 use crate::queries;
@@ -88,17 +89,20 @@ async fn tell<T: Tx>(tx: &mut T, changed: u64, events: &[EventRow]) -> Result<Re
     Ok(Reply::Count(changed))
 }
 
+static CORRECTED: Many = many!(queries::CORRECTION_INSERT, "ntttnt");
+
 async fn correct<T: Tx>(tx: &mut T, corrections: &[Correction]) -> Result<Reply> {
-    for correction in corrections {
-        let statement = query(queries::CORRECTION_INSERT)
+    let rows = corrections.iter().map(|correction| {
+        query(queries::CORRECTION_INSERT)
             .bind(correction.at.as_micros())
             .bind(correction.kind.as_str())
             .bind(correction.node.as_ref().map(NodeId::as_str))
             .bind(correction.sandbox.as_ref().map(|id| id.as_str()))
             .bind(correction.generation.map(|number| to_i64(number.get())))
-            .bind(&correction.reason);
-        tx.execute("add a correction", statement).await?;
-    }
+            .bind(&correction.reason)
+    });
+    tx.many("add a correction", &CORRECTED, rows.collect())
+        .await?;
     let statement = query(queries::CORRECTION_PRUNE).bind(i64::from(CORRECTIONS_MAX));
     tx.execute("forget old corrections", statement).await?;
     Ok(Reply::Unit)

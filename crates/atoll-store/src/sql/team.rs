@@ -7,6 +7,7 @@ use atoll_core::time::Timestamp;
 use super::apply::{Reply, count_of};
 use super::decode;
 use super::dialect::{Lock, Tx, fetch};
+use super::many::{Many, many};
 use super::statement::{Statement, query};
 use crate::queries;
 use crate::row::{policy_to_json, to_i64};
@@ -134,12 +135,15 @@ pub(crate) async fn key_remove<T: Tx>(tx: &mut T, team: &TeamId, key: &KeyId) ->
     Ok(Reply::Count(removed))
 }
 
+static TOUCHES: Many = many!(queries::KEY_TOUCH, "tn");
+
 pub(crate) async fn key_touch<T: Tx>(tx: &mut T, used: &[(KeyId, Timestamp)]) -> Result<Reply> {
-    for (key, at) in used {
-        let statement = query(queries::KEY_TOUCH)
+    let rows = used.iter().map(|(key, at)| {
+        query(queries::KEY_TOUCH)
             .bind(key.as_str())
-            .bind(at.as_micros());
-        tx.execute("write when a key was used", statement).await?;
-    }
+            .bind(at.as_micros())
+    });
+    tx.many("write when a key was used", &TOUCHES, rows.collect())
+        .await?;
     Ok(Reply::Unit)
 }
