@@ -19,6 +19,7 @@ mod installation;
 mod message;
 mod nodes;
 mod sandboxes;
+mod schedule;
 mod service;
 mod status;
 mod watch;

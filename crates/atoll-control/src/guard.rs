@@ -10,7 +10,7 @@
 //! its deadline as well. After refusals that say "failed", calls go on: they cost nothing, and only
 //! the scheduler looks elsewhere, as long as there is an elsewhere.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -63,17 +63,48 @@ const IMPORT_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// Nodes of which a start failed since they were last looked at: for whoever chooses nodes, so that
 /// not all have to be asked how their breakers stand.
 #[derive(Debug, Default)]
-pub(crate) struct Troubled(Mutex<BTreeSet<NodeId>>);
+pub(crate) struct Troubled(Mutex<Trouble>);
+
+/// Nodes that are looked at only because time passed, at a time: with each placement, so that many
+/// that fail are looked at in turns instead of by everybody who asks.
+const LOOKS_MAX: usize = 32;
+
+#[derive(Debug, Default)]
+struct Trouble {
+    /// Those of which something is new.
+    news: BTreeSet<NodeId>,
+    /// The others, in turn.
+    turn: VecDeque<NodeId>,
+    /// What is in `turn`.
+    known: BTreeSet<NodeId>,
+}
 
 impl Troubled {
-    /// Takes all of them out.
-    pub(crate) fn take(&self) -> BTreeSet<NodeId> {
-        std::mem::take(&mut *lock(&self.0))
+    /// Takes out those of which something is new, and some of the others.
+    pub(crate) fn take(&self) -> Vec<NodeId> {
+        let mut guard = lock(&self.0);
+        let trouble = &mut *guard;
+        let mut due: Vec<_> = std::mem::take(&mut trouble.news).into_iter().collect();
+        let count = trouble.turn.len().min(LOOKS_MAX);
+        for node in trouble.turn.drain(..count) {
+            trouble.known.remove(&node);
+            due.push(node);
+        }
+        due
     }
 
-    /// Puts one in, or back.
+    /// Puts one in of which something is new.
     pub(crate) fn put(&self, node: &NodeId) {
-        lock(&self.0).insert(node.clone());
+        lock(&self.0).news.insert(node.clone());
+    }
+
+    /// Puts one back, to be looked at again by and by.
+    pub(crate) fn keep(&self, node: NodeId) {
+        let mut guard = lock(&self.0);
+        let trouble = &mut *guard;
+        if trouble.known.insert(node.clone()) {
+            trouble.turn.push_back(node);
+        }
     }
 }
 
@@ -370,5 +401,37 @@ impl NodeClient for GuardedNode {
 
     async fn remove_template(&self, template: &TemplateId, build: &BuildId) -> CallOutcome<()> {
         within(ORDER_TIMEOUT, self.node.remove_template(template, build)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(number: usize) -> NodeId {
+        format!("n{number}").parse().unwrap()
+    }
+
+    /// However many nodes fail, a placement looks at those of which something is new and at a few
+    /// of the others, and at each of them in its turn.
+    #[test]
+    fn those_in_trouble_are_looked_at_in_turns() {
+        let troubled = Troubled::default();
+        for number in 0..100 {
+            troubled.keep(node(number));
+        }
+        troubled.put(&node(7));
+        let mut seen = BTreeSet::new();
+        for turn in 0..4 {
+            let due = troubled.take();
+            let news = usize::from(turn == 0);
+            assert!(due.len() <= LOOKS_MAX + news, "{turn}: {}", due.len());
+            assert_eq!(due.first() == Some(&node(7)), turn == 0);
+            for node in due {
+                seen.insert(node.clone());
+                troubled.keep(node);
+            }
+        }
+        assert_eq!(seen.len(), 100);
     }
 }

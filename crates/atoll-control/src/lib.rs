@@ -57,5 +57,5 @@ pub use bus::{EventHandler, EventStream, HandlerError};
 pub use error::{Error, Result, code};
 pub use service::health::{HealthProbe, Verdict};
 pub use service::resource::UsageOf;
-pub use service::schedule::DryRun;
+pub use service::schedule::{DryRan, DryRun};
 pub use service::{ControlPlane, Parts, TrafficAccess};

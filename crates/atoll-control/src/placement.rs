@@ -57,12 +57,48 @@ pub(crate) struct Unplaced {
 }
 
 impl Inner {
+    /// As [`Self::try_place`]; the decision counts.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn place(
+        &self,
+        sandbox: &Sandbox,
+        laid: &Laid,
+        generation: Generation,
+        refused_by: &[NodeId],
+    ) -> std::result::Result<Placed, Box<Unplaced>> {
+        let began = Instant::now();
+        let placed = self.try_place(sandbox, laid, generation, refused_by);
+        let refusal = placed.as_ref().err().map(|unplaced| &unplaced.refusal);
+        metrics::decided(refusal, began.elapsed());
+        placed
+    }
+
+    /// As [`Self::place`] for a create whose row is not written yet: a refusal does not count,
+    /// since its task decides again.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn place_first(
+        &self,
+        sandbox: &Sandbox,
+        laid: &Laid,
+    ) -> std::result::Result<Placed, Box<Unplaced>> {
+        let began = Instant::now();
+        let placed = self.try_place(sandbox, laid, sandbox.generation, &[]);
+        if placed.is_ok() {
+            metrics::decided(None, began.elapsed());
+        }
+        placed
+    }
+
     /// Chooses a node for a sandbox under a generation and reserves its place, without the nodes
     /// that refused it already.
     ///
     /// # Errors
     /// [`Unplaced`] if no node fits.
-    pub(crate) fn place(
+    fn try_place(
         &self,
         sandbox: &Sandbox,
         laid: &Laid,
@@ -90,9 +126,7 @@ impl Inner {
             score = Empty,
             fitting = Empty,
         );
-        let began = Instant::now();
         let placed = span.in_scope(|| self.registry.place(&wanted));
-        metrics::decided(placed.as_ref().err(), began.elapsed());
         let asked = Asked {
             generation,
             seed: wanted.seed,

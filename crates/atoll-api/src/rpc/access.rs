@@ -109,7 +109,7 @@ fn access(path: &str) -> Access {
         | "PauseSandbox"
         | "ResumeSandbox"
         | "WatchSandbox" => Access::Team,
-        "WatchEvents" | "ExplainSandbox" | "GetResourceUsage" => Access::Either,
+        "WatchEvents" | "ExplainSandbox" | "DryRunSandbox" | "GetResourceUsage" => Access::Either,
         "RegisterNode" | "Heartbeat" => Access::Node,
         "GetNodeStatus" | "ListNodes" | "DrainNode" | "GetSystemMetrics" | "GetHealth" => {
             Access::Operator

@@ -35,7 +35,7 @@ pub(super) fn decision(view: EventView) -> SchedulingDecision {
     }
 }
 
-fn with_record(told: SchedulingDecision, record: &Record) -> SchedulingDecision {
+pub(super) fn with_record(told: SchedulingDecision, record: &Record) -> SchedulingDecision {
     let parts = record.parts.iter().map(|part| ScorePart {
         term: part.term.clone(),
         value: part.value,

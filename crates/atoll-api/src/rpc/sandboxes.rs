@@ -125,7 +125,7 @@ fn batch_requests(batch: BatchCreateSandboxesRequest) -> Result<Vec<CreateReques
     Ok(requests)
 }
 
-fn create_request(request: CreateSandboxRequest) -> Result<CreateRequest, ApiError> {
+pub(super) fn create_request(request: CreateSandboxRequest) -> Result<CreateRequest, ApiError> {
     let fingerprint = fingerprint(&request);
     let mut problems = Problems::default();
     problems.take(check::template(&request.template));

@@ -3,20 +3,21 @@
 use atoll_proto::orchestrator::{
     BatchCreateSandboxesRequest, BatchCreateSandboxesResponse, CreateSandboxRequest,
     CreateSandboxResponse, DeleteSandboxRequest, DeleteSandboxResponse, DrainNodeRequest,
-    DrainNodeResponse, ExplainSandboxRequest, ExplainSandboxResponse, GetHealthRequest,
-    GetHealthResponse, GetNodeStatusRequest, GetNodeStatusResponse, GetResourceUsageRequest,
-    GetResourceUsageResponse, GetSandboxRequest, GetSandboxResponse, GetSystemMetricsRequest,
-    GetSystemMetricsResponse, HeartbeatRequest, HeartbeatResponse, ListNodesRequest,
-    ListNodesResponse, ListSandboxesRequest, ListSandboxesResponse, OrchestratorService,
-    PauseSandboxRequest, PauseSandboxResponse, RegisterNodeRequest, RegisterNodeResponse,
-    RestartSandboxRequest, RestartSandboxResponse, ResumeSandboxRequest, ResumeSandboxResponse,
-    WatchEventsRequest, WatchEventsResponse, WatchSandboxRequest, WatchSandboxResponse,
+    DrainNodeResponse, DryRunSandboxRequest, DryRunSandboxResponse, ExplainSandboxRequest,
+    ExplainSandboxResponse, GetHealthRequest, GetHealthResponse, GetNodeStatusRequest,
+    GetNodeStatusResponse, GetResourceUsageRequest, GetResourceUsageResponse, GetSandboxRequest,
+    GetSandboxResponse, GetSystemMetricsRequest, GetSystemMetricsResponse, HeartbeatRequest,
+    HeartbeatResponse, ListNodesRequest, ListNodesResponse, ListSandboxesRequest,
+    ListSandboxesResponse, OrchestratorService, PauseSandboxRequest, PauseSandboxResponse,
+    RegisterNodeRequest, RegisterNodeResponse, RestartSandboxRequest, RestartSandboxResponse,
+    ResumeSandboxRequest, ResumeSandboxResponse, WatchEventsRequest, WatchEventsResponse,
+    WatchSandboxRequest, WatchSandboxResponse,
 };
 use connectrpc::{Encodable, RequestContext, ServiceRequest, ServiceResult, ServiceStream};
 
 use super::access::{Identity, identity};
 use super::status::answer;
-use super::{installation, nodes, sandboxes, watch};
+use super::{installation, nodes, sandboxes, schedule, watch};
 use crate::audit::Note;
 use crate::rest::Api;
 
@@ -147,6 +148,19 @@ impl OrchestratorService for Service {
     ) -> ServiceResult<impl Encodable<ExplainSandboxResponse> + Send + use<'a>> {
         call!(ctx, request, |caller, message| sandboxes::explain(
             &self.api, caller, message
+        )
+        .await)
+    }
+
+    async fn dry_run_sandbox<'a>(
+        &'a self,
+        ctx: RequestContext,
+        request: ServiceRequest<'_, DryRunSandboxRequest>,
+    ) -> ServiceResult<impl Encodable<DryRunSandboxResponse> + Send + use<'a>> {
+        call!(ctx, request, |caller, message| schedule::dry_run(
+            &self.api,
+            &caller.tenant,
+            message
         )
         .await)
     }

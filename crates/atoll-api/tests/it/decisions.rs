@@ -198,3 +198,28 @@ async fn a_refusal_is_kept_with_the_smallest_change_that_would_fit() {
     assert_eq!(rpc[0]["smallestChange"], smallest);
     assert_eq!(rpc[0]["fallen"], fell);
 }
+
+#[tokio::test]
+async fn a_dry_run_by_rpc_tells_what_would_be_decided() {
+    let world = World::new().await;
+    let asking = |policy: &str| {
+        let wanted = json!({"template": "base", "schedulingJson": policy});
+        json!({"sandbox": wanted})
+    };
+    let told = connect_admin(&world, "DryRunSandbox", asking("{}")).await;
+    let decision = &told.json()["decision"];
+    assert_eq!(decision["nodeId"], "node-1", "{decision}");
+    assert_eq!(decision["fitting"], 1);
+    assert!(decision["parts"].is_array(), "{decision}");
+    let none = r#"{"constraints":{"tags":["none"]}}"#;
+    let told = connect_admin(&world, "DryRunSandbox", asking(none)).await;
+    let decision = &told.json()["decision"];
+    assert!(decision["nodeId"].is_null(), "{decision}");
+    let fallen = json!([{"constraint": "tag", "nodes": 1}]);
+    assert_eq!(decision["fallen"], fallen, "{decision}");
+    let wrong = asking(r#"{"luck":1}"#);
+    let refused = connect_admin(&world, "DryRunSandbox", wrong).await;
+    assert_eq!(refused.code(), "invalid_argument");
+    let listed = world.ask(Method::GET, "/v2/sandboxes", "").await;
+    assert_eq!(listed.json, json!([]), "nothing was made");
+}

@@ -40,7 +40,7 @@ impl Reply {
     }
 
     /// The code of a Connect error.
-    fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         self.json()["code"].as_str().unwrap_or("ok").to_owned()
     }
 

@@ -91,7 +91,12 @@ impl Registry {
         if let Some(reservation) = decision.reservation {
             inner.note_ending(&sandbox.id, reservation);
         }
-        inner.node(&decision.node).breakers.placed();
+        let breakers = &inner.node(&decision.node).breakers;
+        breakers.placed();
+        if !breakers.is_closed() {
+            // It was the probe: nothing follows it before that is over.
+            self.troubled.put(&decision.node);
+        }
         inner.change(&sandbox.id, |entry| {
             entry.generations = wanted.generation..=wanted.generation;
             entry.observed = Observed::Unknown;
@@ -223,11 +228,12 @@ impl Registry {
             let Some(node) = inner.nodes.get(&id) else {
                 continue;
             };
-            if !node.breakers.is_closed() {
-                self.troubled.put(&id);
-            }
             let is_failing = !node.breakers.allows_placement();
+            let is_closed = node.breakers.is_closed();
             inner.fleet.set_failing(&id, is_failing, now);
+            if !is_closed {
+                self.troubled.keep(id);
+            }
         }
     }
 }

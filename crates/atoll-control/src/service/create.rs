@@ -306,7 +306,7 @@ impl Inner {
     /// Chooses a node before the row is written, so that intent and placement share a commit. A
     /// row that no node can take stays pending, and its task decides what becomes of it.
     fn place_at_once(&self, row: &mut Sandbox, laid: &Laid) -> Vec<EventRow> {
-        let placed = self.place(row, laid, row.generation, &[]);
+        let placed = self.place_first(row, laid);
         match &placed {
             Ok(_) => self.registry.note_came(row),
             Err(unplaced) => self.registry.note_no_room(row, &unplaced.refusal),

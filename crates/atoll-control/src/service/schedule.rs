@@ -9,6 +9,7 @@ use atoll_core::resources::Resources;
 use atoll_core::sandbox::OnTimeout;
 use atoll_core::scheduler::decision::{Decision, Refusal};
 use atoll_core::scheduler::overlay::Overlay;
+use atoll_core::scheduler::record::{Asked, Record};
 
 use super::ControlPlane;
 use crate::error::Result;
@@ -28,6 +29,15 @@ pub struct DryRun {
     pub scheduling: Option<Box<Overlay>>,
 }
 
+/// What would be decided.
+#[derive(Debug)]
+pub struct DryRan {
+    /// The decision, or that nothing fits.
+    pub found: std::result::Result<Arc<Decision>, Refusal>,
+    /// The same as it would be kept with the sandbox.
+    pub record: Record,
+}
+
 impl ControlPlane {
     /// Who is expected and what is held for them: those with most arrivals expected, so many at
     /// most. None: the forecast is off.
@@ -43,11 +53,7 @@ impl ControlPlane {
     /// # Errors
     /// `NotFound` (template, team), `InvalidArgument` (a policy that one above rules out),
     /// `Unavailable` for the store.
-    pub async fn sandbox_dry_run(
-        &self,
-        tenant: &Tenant,
-        asked: DryRun,
-    ) -> Result<std::result::Result<Arc<Decision>, Refusal>> {
+    pub async fn sandbox_dry_run(&self, tenant: &Tenant, asked: DryRun) -> Result<DryRan> {
         let template = self.template_resolve(tenant, &asked.template).await?;
         let request = CreateRequest {
             template: asked.template,
@@ -69,6 +75,18 @@ impl ControlPlane {
         let request = inner.request(&sandbox, &laid);
         let seed = inner.draw_seed();
         let found = inner.registry.preview(&request, &laid.policy, seed);
-        Ok(found.map(|placement| placement.decision))
+        let asked = Asked {
+            generation: sandbox.generation,
+            seed,
+            refused: Vec::new(),
+        };
+        let record = match &found {
+            Ok(found) => Record::of_decision(&found.decision, found.sparing, asked),
+            Err(refusal) => Record::of_refusal(refusal, &laid.policy, asked),
+        };
+        Ok(DryRan {
+            found: found.map(|placement| placement.decision),
+            record,
+        })
     }
 }

@@ -80,6 +80,7 @@ pub(super) struct Line {
     template_hits_percent: f64,
     seed: u64,
     commit: &'static str,
+    machine: String,
 }
 
 /// Measures, prints, and draws if wanted.
@@ -234,6 +235,7 @@ fn measure(trace: Trace, contender: Contender, arguments: &BenchPlacementArgs) -
         template_hits_percent: round(f64::from(hits) * 100.0 / f64::from(placed.max(1))),
         seed: arguments.seed,
         commit: env!("ATOLL_COMMIT"),
+        machine: machine(),
     }
 }
 

@@ -127,8 +127,8 @@ async fn dry_run(State(api): State<Api>, Operator(mut tenant): Operator, query: 
         scheduling: query.get("policy").map(scheduling::of_text).transpose()?,
     };
     check::template(&asked.template)?;
-    let found = api.control().sandbox_dry_run(&tenant, asked).await?;
-    let told = match &found {
+    let ran = api.control().sandbox_dry_run(&tenant, asked).await?;
+    let told = match &ran.found {
         Ok(decision) => ScheduleDto::from(decision.as_ref()),
         Err(refusal) => ScheduleDto::from(refusal),
     };
