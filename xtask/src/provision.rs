@@ -73,7 +73,11 @@ const NEEDS: [Need; 11] = [
     program("ip", "iproute2", "network namespaces in tests"),
     program("mkfs.ext4", "e2fsprogs", "disk limits of the jail driver"),
     program("sudo", "sudo", "root inside sandboxes of `base`"),
-    program("redis-server", "redis-server", "the cache that servers share"),
+    program(
+        "redis-server",
+        "redis-server",
+        "the cache that servers share",
+    ),
     program("curl", "curl", "requests from inside sandboxes"),
     program("ps", "procps", "looking at processes inside sandboxes"),
     // Debian keeps the server's own programs out of the path, but not those that manage it.
