@@ -10,6 +10,7 @@
     reason = "a command line tool talks to its user"
 )]
 
+mod cluster;
 mod command;
 mod conformance;
 mod provision;
@@ -32,6 +33,7 @@ Commands:
   test          install what the tests need, then tidy and every test
   conformance   the published SDKs against a fresh server (--write-docs: docs/compat.md)
   sim           the control plane in a simulated world: --seeds N [--from S], or --seed S [--trace]
+  cluster       a whole fleet with real PostgreSQL, Redis and Consul while its parts break
   suites [GROUP] E2B's own live suites, from the checkout that ATOLL_E2B_SUITES names
 ";
 
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         ["conformance"] => conformance::build_and_run(false),
         ["conformance", "--write-docs"] => conformance::build_and_run(true),
         ["sim", arguments @ ..] => simulation::run(arguments),
+        ["cluster", arguments @ ..] => cluster::run(arguments),
         ["suites", groups @ ..] => suites::run(groups),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

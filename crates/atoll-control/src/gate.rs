@@ -7,6 +7,7 @@
 //! exact, and the store's.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -57,12 +58,16 @@ impl Clock for TokioClock {
     }
 }
 
+type Places = RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Nanos>>;
+
 /// Lets through what comes at a rate.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     rate: Rate,
     clock: TokioClock,
-    inner: RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Nanos>>,
+    inner: Places,
+    /// What is this server's of the rate, where so many share it.
+    part: Mutex<Option<(u32, Places)>>,
 }
 
 impl Limiter {
@@ -73,7 +78,32 @@ impl Limiter {
             rate,
             inner: RateLimiter::direct_with_clock(quota, clock.clone()),
             clock,
+            part: Mutex::default(),
         }
+    }
+
+    /// The rate.
+    pub(crate) const fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// Takes one of the places that are this server's own where `servers` share the rate: as if
+    /// each had its part of it.
+    pub(crate) fn is_in_part(&self, servers: u32) -> bool {
+        let mut part = lock(&self.part);
+        let places = match &*part {
+            Some((among, places)) if *among == servers => places,
+            Some(_) | None => {
+                let period = Duration::from_secs(1) * servers / self.rate.per_second.get();
+                let burst = NonZeroU32::new(self.rate.burst.get() / servers);
+                let quota =
+                    Quota::with_period(period).unwrap_or(Quota::per_second(NonZeroU32::MAX));
+                let quota = quota.allow_burst(burst.unwrap_or(NonZeroU32::MIN));
+                let places = RateLimiter::direct_with_clock(quota, self.clock.clone());
+                &part.insert((servers, places)).1
+            }
+        };
+        places.check().is_ok()
     }
 
     /// Takes one place, or tells how long until there is one.
@@ -83,19 +113,15 @@ impl Limiter {
             .map_err(|not_until| not_until.wait_time_from(self.clock.now()))
     }
 
-    /// As [`Self::check`], with the error a team gets.
-    fn demand(&self, what: &str) -> Result<()> {
-        self.check().map_err(|wait| {
-            let Rate { per_second, burst } = self.rate;
-            Error::new(
-                ErrorKind::RateLimited,
-                format!(
-                    "the team's rate of {what} is used up: {per_second} a second, {burst} at once"
-                ),
-            )
-            .with_code(code::RATE_LIMITED)
-            .with_retry_after(wait)
-        })
+    /// The error a team gets whose rate has no place for so long.
+    pub(crate) fn used_up(&self, what: &str, wait: Duration) -> Error {
+        let Rate { per_second, burst } = self.rate;
+        Error::new(
+            ErrorKind::RateLimited,
+            format!("the team's rate of {what} is used up: {per_second} a second, {burst} at once"),
+        )
+        .with_code(code::RATE_LIMITED)
+        .with_retry_after(wait)
     }
 }
 
@@ -147,15 +173,25 @@ impl Gate {
         self.policy.as_deref()
     }
 
-    /// Lets one request in.
-    pub(crate) fn enter(&self) -> Result<()> {
+    /// Refuses a disabled team.
+    pub(crate) fn demand_enabled(&self) -> Result<()> {
         if self.is_disabled {
             return Err(Error::new(
                 ErrorKind::PermissionDenied,
                 "this team is disabled; ask the operator of this installation",
             ));
         }
-        self.requests.demand("requests")
+        Ok(())
+    }
+
+    /// The team's rate of requests.
+    pub(crate) fn requests(&self) -> &Limiter {
+        &self.requests
+    }
+
+    /// The team's rate of creates.
+    pub(crate) fn creates(&self) -> &Limiter {
+        &self.creates
     }
 
     /// What bounds how many of the team's refused requests are recorded.
@@ -163,9 +199,8 @@ impl Gate {
         &self.refusals
     }
 
-    /// Lets one create in, for as long as the answer is kept.
-    pub(crate) fn enter_create(&self) -> Result<OwnedSemaphorePermit> {
-        self.creates.demand("creates")?;
+    /// Lets one create be under way, for as long as the answer is kept.
+    pub(crate) fn begin_create(&self) -> Result<OwnedSemaphorePermit> {
         Arc::clone(&self.creating).try_acquire_owned().map_err(|_| {
             let most = self.creating_max;
             Error::new(

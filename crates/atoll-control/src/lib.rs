@@ -47,6 +47,7 @@ pub mod route_publisher;
 pub mod rpc_node;
 mod servers;
 mod service;
+mod shared;
 mod tasks;
 mod tokens;
 mod usage;

@@ -102,6 +102,12 @@ impl Servers {
         !lock(&self.seen).others.is_empty()
     }
 
+    /// How many servers there are, with this one.
+    pub(crate) fn count(&self) -> u32 {
+        let others = lock(&self.seen).others.len();
+        u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1)
+    }
+
     /// This server, where it is not alone.
     pub(crate) const fn own(&self) -> Option<&ServerRow> {
         self.own.as_ref()

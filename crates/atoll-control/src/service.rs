@@ -38,6 +38,7 @@ use atoll_core::route::{Route, RouteUpdate};
 use atoll_core::sandbox::{Desired, Sandbox, State};
 use atoll_core::scheduler::policy::Policy;
 use atoll_core::time::Clock;
+use atoll_store::cache::Cache;
 use atoll_store::store::Store;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::Semaphore;
@@ -83,6 +84,8 @@ pub struct Parts {
     pub random: Arc<dyn Random>,
     /// Who learns of routes.
     pub routes: Arc<dyn RoutePublisher>,
+    /// What the servers on one store share to be fairer and faster.
+    pub cache: Option<Arc<dyn Cache>>,
 }
 
 /// The use cases. Cheap to clone; every clone is the same control plane.
@@ -99,6 +102,7 @@ pub(crate) struct Inner {
     pub(crate) clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     pub(crate) routes: Arc<dyn RoutePublisher>,
+    pub(crate) cache: Option<Arc<dyn Cache>>,
     /// Those on the same store.
     pub(crate) servers: Servers,
     pub(crate) registry: Registry,
@@ -142,6 +146,7 @@ impl ControlPlane {
             clock,
             random,
             routes,
+            cache,
         } = parts;
         let mut seed = [0; SEED_LEN];
         random.fill(&mut seed);
@@ -181,6 +186,7 @@ impl ControlPlane {
             clock,
             random,
             routes,
+            cache,
             catalog: Catalog::default(),
             declared: templates::Declared::default(),
         };

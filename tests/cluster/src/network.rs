@@ -93,18 +93,17 @@ impl Site {
 
     /// Cuts the machine off, in these directions.
     pub(crate) fn cut(&self, hears: bool, is_heard: bool) -> Result<()> {
-        let chain = |name: &str, is_open: bool| {
-            let policy = if is_open { "accept" } else { "drop" };
+        let chain = |name: &str, side: &str, is_open: bool| {
+            let rule = if is_open { "accept" } else { "drop" };
             format!(
-                "chain {name} {{ type filter hook {name} priority -300; policy {policy}; \
-                 iif lo accept; oif lo accept; }}"
+                "chain {name} {{\n type filter hook {name} priority -300\n \
+                 {side} != \"lo\" {rule}\n}}\n"
             )
         };
-        // What a machine forwards is its sandboxes', and is cut like its own.
         let rules = format!(
-            "table inet cut {{ {} {} }}",
-            chain("input", hears),
-            chain("output", is_heard)
+            "table inet cut {{\n{}{}}}\n",
+            chain("input", "iifname", hears),
+            chain("output", "oifname", is_heard)
         );
         let mut command = self.command("nft");
         check(command.arg(rules), "cut a machine off")

@@ -85,7 +85,12 @@ pub(crate) fn leftovers(node: &Member, folder: &Path) -> Vec<String> {
     let Some(instance) = node.instance() else {
         return left;
     };
-    let groups = cgroups(Path::new("/sys/fs/cgroup"), &instance);
+    // Empty ones are the node's stock of places for sandboxes to come.
+    let mut groups = cgroups(Path::new("/sys/fs/cgroup"), &instance);
+    groups.retain(|path| {
+        let inside = std::fs::read_to_string(path.join("cgroup.procs"));
+        inside.is_ok_and(|inside| !inside.trim().is_empty())
+    });
     left.extend(
         groups
             .iter()

@@ -75,6 +75,7 @@ impl Server {
             clock: Arc::clone(world) as _,
             random: Arc::clone(world) as _,
             routes: Arc::clone(&edge) as _,
+            cache: None,
         };
         let mut config = Config::development("0.6.13");
         config.team_limits.concurrent_sandboxes = TEAM_MAX;

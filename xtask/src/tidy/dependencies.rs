@@ -39,7 +39,7 @@ const IMPURE: [&str; 8] = [
     "reqwest",
 ];
 
-const TABLE: [Row; 13] = [
+const TABLE: [Row; 14] = [
     Row {
         name: "atoll-core",
         may_use: &[],
@@ -128,6 +128,13 @@ const TABLE: [Row; 13] = [
         name: "atoll-sim",
         may_use: &["atoll-core", "atoll-store", "atoll-control", "atoll-edge"],
         may_not_name: &["axum"],
+        may_not_reach: &["axum"],
+    },
+    Row {
+        // Not shipped: a fleet of processes, seen from outside.
+        name: "atoll-cluster",
+        may_use: &[],
+        may_not_name: &DATABASES,
         may_not_reach: &["axum"],
     },
     Row {

@@ -92,6 +92,7 @@ impl World {
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
             routes: Arc::new(NoRoutes),
+            cache: None,
         };
         let control = ControlPlane::open(config, parts).await.unwrap();
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());

@@ -96,7 +96,9 @@ impl Inner {
     /// Takes a place among the creates under way, of the team and of all.
     async fn enter_create(&self, tenant: &Tenant) -> Result<[OwnedSemaphorePermit; 2]> {
         let gate = self.gate(&tenant.team).await?.ok_or_else(no_team)?;
-        let of_team = gate.enter_create()?;
+        self.take_place(&tenant.team, "creates", gate.creates())
+            .await?;
+        let of_team = gate.begin_create()?;
         let of_all = Arc::clone(&self.creating)
             .try_acquire_owned()
             .map_err(|_| {
@@ -121,6 +123,19 @@ impl Inner {
             let admitted = self.admit(tenant, request, template).await?;
             return self.await_admitted(tenant, admitted, false).await;
         };
+        let turn = self.take_turn(&tenant.team, &key).await;
+        let created = self.create_once(tenant, request, template, &key).await;
+        self.end_turn(turn);
+        created
+    }
+
+    async fn create_once(
+        self: &Arc<Self>,
+        tenant: &Tenant,
+        request: CreateRequest,
+        template: &Template,
+        key: &str,
+    ) -> Result<SandboxView> {
         let mut admitted = self.admit(tenant, request.clone(), template).await?;
         if let Admitted::Before(first) = &admitted
             && self.came_to_nothing(first).await?
@@ -128,7 +143,7 @@ impl Inner {
             // Refused before it ever served: nothing was done under the key, so it is tried anew.
             // Of several that come at the same time one makes it, and the others find that one.
             let store = &self.store;
-            let released = store.idempotency_release(&tenant.team, &key, first).await;
+            let released = store.idempotency_release(&tenant.team, key, first).await;
             released.map_err(unavailable)?;
             admitted = self.admit(tenant, request, template).await?;
         }

@@ -175,7 +175,12 @@ impl ControlPlane {
         let tenant = self.inner.tenant_of(digested.hash).await?;
         let gate = self.inner.gate_now(&tenant.team).await?;
         // A key refers to its team, which is never removed.
-        gate.ok_or_else(unknown_key)?.enter()?;
+        let gate = gate.ok_or_else(unknown_key)?;
+        gate.demand_enabled()?;
+        let requests = gate.requests();
+        self.inner
+            .take_place(&tenant.team, "requests", requests)
+            .await?;
         Ok(tenant)
     }
 

@@ -15,6 +15,7 @@ mod pause;
 mod quotas;
 mod replicas;
 mod restart;
+mod shared;
 mod tenancy;
 mod webhooks;
 mod world;

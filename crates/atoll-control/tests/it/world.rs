@@ -21,6 +21,7 @@ use atoll_core::route::{Route, RouteUpdate};
 use atoll_core::sandbox::OnTimeout;
 use atoll_core::template::TemplateSource;
 use atoll_core::time::{Clock, Timestamp};
+use atoll_store::cache::Cache;
 use atoll_store::memory::MemStore;
 use atoll_store::sqlite::SqliteStore;
 use atoll_store::store::{EventQuery, Store};
@@ -88,6 +89,8 @@ pub(crate) struct World {
     memory: Option<Arc<MemStore>>,
     begun: tokio::time::Instant,
     pub(crate) config: Config,
+    /// What its servers share.
+    pub(crate) cache: Option<Arc<dyn Cache>>,
     pub(crate) nodes: Vec<Arc<FakeNode>>,
 }
 
@@ -114,6 +117,7 @@ impl World {
             memory: None,
             begun: tokio::time::Instant::now(),
             config,
+            cache: None,
             nodes: nodes.iter().map(|id| Arc::new(FakeNode::new(id))).collect(),
         }
     }
@@ -182,6 +186,7 @@ impl World {
             clock: self.clock(),
             random: Arc::new(SystemRandom),
             routes: Arc::clone(&edge) as Arc<dyn RoutePublisher>,
+            cache: self.cache.clone(),
         };
         let control = ControlPlane::open(config, parts).await.unwrap();
         (control, edge)
