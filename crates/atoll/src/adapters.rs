@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use atoll_control::fleet;
@@ -26,6 +27,7 @@ use atoll_edge::wake::{WakeError, Waker};
 use atoll_node::agent::Agent;
 use atoll_node::agent::heartbeat::HeartbeatSink;
 use atoll_node::machine;
+use atoll_store::cache::Cache;
 
 /// The node of this process, as control sees it.
 #[derive(Debug)]
@@ -158,6 +160,32 @@ impl HealthProbe for DataDisk {
             |error| Verdict::unhealthy(error.to_string()),
             Verdict::of_disk,
         )
+    }
+}
+
+/// What the servers share, as a part of this one's health: without it each goes on by itself.
+#[derive(Debug)]
+pub(crate) struct SharedCache {
+    cache: Arc<dyn Cache>,
+}
+
+impl SharedCache {
+    pub(crate) const fn new(cache: Arc<dyn Cache>) -> Self {
+        Self { cache }
+    }
+}
+
+#[async_trait]
+impl HealthProbe for SharedCache {
+    fn name(&self) -> String {
+        "redis".to_owned()
+    }
+
+    async fn check(&self) -> Verdict {
+        match self.cache.check().await {
+            Ok(()) => Verdict::healthy(),
+            Err(why) => Verdict::degraded(why),
+        }
     }
 }
 

@@ -46,6 +46,7 @@ async fn serve(
         listen: ([127, 0, 0, 1], 0).into(),
         data_dir: folder.path().join("data"),
         database,
+        cache: None,
         api_key: None,
         advertise: None,
         discovery: None,

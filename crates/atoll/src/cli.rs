@@ -1,6 +1,7 @@
 //! The command line: what there is to type, with its help. No behaviour.
 
 pub(crate) mod bench;
+pub(crate) mod cache;
 pub(crate) mod config;
 pub(crate) mod database;
 pub(crate) mod discovery;
@@ -20,6 +21,7 @@ use clap_complete::Shell;
 use crate::cli::bench::{
     BenchControlArgs, BenchCreateArgs, BenchPlacementArgs, BenchSchedulerArgs,
 };
+use crate::cli::cache::CacheArgs;
 use crate::cli::config::{ConfigCommand, FileArgs, JoinArgs, KeyArgs, LogArgs};
 use crate::cli::database::{DatabaseArgs, DatabaseCommand};
 use crate::cli::discovery::ConsulArgs;
@@ -184,6 +186,8 @@ pub(crate) struct FrontArgs {
     pub(crate) data: DataDirArgs,
     #[command(flatten)]
     pub(crate) database: DatabaseArgs,
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
     #[command(flatten)]
     pub(crate) key: KeyArgs,
     /// Domain of sandbox host names, `<port>-<id>.<domain>`.

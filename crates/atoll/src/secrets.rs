@@ -5,15 +5,19 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use atoll_control::ControlPlane;
 use atoll_control::random::{Random, SystemRandom};
 use atoll_core::id::TeamId;
 use atoll_proto::join_token::JoinToken;
+use atoll_store::cache::Cache;
+use atoll_store::cache::redis::RedisCache;
 use atoll_store::postgres::DatabaseUrl;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::cli::cache::CacheArgs;
 use crate::cli::config::{JoinArgs, KeyArgs};
 use crate::cli::database::DatabaseArgs;
 use crate::cli::discovery::ConsulArgs;
@@ -68,6 +72,17 @@ pub(crate) fn database_url(arguments: &DatabaseArgs) -> anyhow::Result<Option<Da
         Ok(url) => Ok(Some(url)),
         Err(problem) => bail!("the database's URL is none: {problem}"),
     }
+}
+
+/// What servers share, from where the command line says; none if it says nothing.
+///
+/// # Errors
+/// If what is named cannot be read or is none. The message leaves the text out.
+pub(crate) fn cache(arguments: &CacheArgs) -> anyhow::Result<Option<Arc<dyn Cache>>> {
+    let Some(url) = given(&arguments.redis_url, arguments.redis_url_file.as_deref())? else {
+        return Ok(None);
+    };
+    Ok(Some(Arc::new(RedisCache::new(&url)?)))
 }
 
 /// The join token, from where the command line says; none if it says nothing.

@@ -54,6 +54,7 @@ async fn serve(
         listen: arguments.listen,
         data_dir: arguments.data.data_dir,
         database: Database::of(&arguments.database)?,
+        cache: secrets::cache(&arguments.cache)?,
         api_key: secrets::api_key(&arguments.key)?,
         domain: arguments.domain,
         advertise: arguments.advertise,

@@ -30,6 +30,7 @@ use atoll_edge::remote::{AddressBook, RemoteDialer};
 use atoll_edge::table::RouteTable;
 use atoll_edge::target::Hosts;
 use atoll_proto::join_token::JoinToken;
+use atoll_store::cache::Cache;
 use atoll_store::store::Store;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
@@ -38,7 +39,7 @@ use tower::util::MapRequestLayer;
 
 use crate::adapters::{
     Addresses, ControlWaker, DataDisk, HeartbeatsToControl, InProcessNode, NodeDialer, Routes,
-    name_client,
+    SharedCache, name_client,
 };
 use crate::bench::instant;
 use crate::cli::events::EventArgs;
@@ -78,6 +79,8 @@ pub(crate) struct Options {
     pub(crate) listen: SocketAddr,
     pub(crate) data_dir: PathBuf,
     pub(crate) database: Database,
+    /// What it shares with the other servers on its database.
+    pub(crate) cache: Option<Arc<dyn Cache>>,
     pub(crate) api_key: Option<SecretString>,
     pub(crate) domain: Option<String>,
     /// `host:port` for those that look for the server in `discovery`.
@@ -143,11 +146,15 @@ impl Stack {
         let has_own_node = matches!(options.nodes, Nodes::Own(_));
         let config = control_config(&options, address);
         let store = options.database.open(&data_dir).await?;
-        let control = open_control(store, table.clone(), config).await?;
+        let cache = options.cache;
+        let control = open_control(store, cache.clone(), table.clone(), config).await?;
         // Before anything can happen that they should hear of.
         let targets = settings::targets(&options.events, has_own_node);
         deliver_webhooks(&control, targets).await?;
         control.health_watch(Arc::new(DataDisk::new(data_dir.clone())));
+        if let Some(cache) = cache {
+            control.health_watch(Arc::new(SharedCache::new(cache)));
+        }
         let key = secrets::team_key(&control, &data_dir, options.api_key).await?;
         let reach = match options.nodes {
             Nodes::Own(machine) => own_node(&data_dir, &machine, &control, &components).await?,
@@ -387,6 +394,7 @@ fn control_config(options: &Options, address: SocketAddr) -> Config {
 
 async fn open_control(
     store: Arc<dyn Store>,
+    cache: Option<Arc<dyn Cache>>,
     table: RouteTable,
     config: Config,
 ) -> anyhow::Result<ControlPlane> {
@@ -395,6 +403,7 @@ async fn open_control(
         clock: Arc::new(SystemClock),
         random: Arc::new(SystemRandom),
         routes: Arc::new(Routes::new(table)),
+        cache,
     };
     ControlPlane::open(config, parts)
         .await

@@ -1,6 +1,8 @@
 //! The shared cache against a real Redis server, also one that is stopped, emptied, slow, full or
 //! tells what is not so. Without `redis-server` on this machine the tests are skipped.
 
+#![expect(clippy::print_stderr, reason = "a test that is skipped says why")]
+
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};

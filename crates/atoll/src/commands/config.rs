@@ -96,6 +96,7 @@ fn open_secrets(command: &Command) -> anyhow::Result<()> {
     if let Some(front) = front {
         secrets::api_key(&front.key)?;
         secrets::database_url(&front.database)?;
+        secrets::cache(&front.cache)?;
     }
     join.map(secrets::join_token).transpose()?;
     Ok(())

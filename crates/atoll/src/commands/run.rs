@@ -54,6 +54,7 @@ pub(crate) async fn run(arguments: RunArgs) -> anyhow::Result<Exit> {
         listen: ([127, 0, 0, 1], 0).into(),
         data_dir: arguments.server.data.data_dir.clone(),
         database: Database::File,
+        cache: None,
         api_key: secrets::key(arguments.server.api_key.clone().map(Into::into))?,
         advertise: None,
         discovery: None,
