@@ -52,7 +52,7 @@ const fn program(name: &'static str, package: &'static str, purpose: &'static st
 }
 
 /// What the tests use beyond a Rust toolchain.
-const NEEDS: [Need; 11] = [
+const NEEDS: [Need; 12] = [
     program("cc", "gcc", "building the bundled SQLite"),
     program(
         "git",
