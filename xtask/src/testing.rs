@@ -1,8 +1,8 @@
 //! `cargo xtask test`: everything that decides whether a change is good, in one command.
 //!
-//! It brings what it needs, checks the house, runs every Rust test, then the conformance suites, then a
-//! fleet whose parts break.
-//! It stops at the first part that fails, and leaves the runners' own closing lines in the output.
+//! It brings what it needs, checks the house, runs every Rust test, then the conformance suites,
+//! then a fleet whose parts break. It stops at the first part that fails, and leaves the runners'
+//! own closing lines in the output.
 
 use anyhow::Result;
 

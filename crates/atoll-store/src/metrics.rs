@@ -27,7 +27,8 @@ pub const ALL: [(&str, &str); 6] = [
     (READ_FAILURES, "Reads that failed, by operation"),
     (
         CACHE_SECONDS,
-        "Seconds of a question to the shared cache, by operation and outcome (`ok`, `error`, `timeout`, `skipped`)",
+        "Seconds of a question to the shared cache, by operation and outcome (`ok`, `error`, \
+         `timeout`, `skipped`)",
     ),
 ];
 
