@@ -112,6 +112,11 @@ async fn run(arguments: &Arguments) -> Result<()> {
         .map(|window| Line::of(*window, &attempts))
         .collect();
     let table = table::markdown(&lines);
+    for window in &windows {
+        for reason in table::reasons(*window, &attempts) {
+            println!("{}: {reason}", window.fault.text());
+        }
+    }
     println!("{table}");
     if let Some(path) = &arguments.write {
         table::write(path, &table)?;

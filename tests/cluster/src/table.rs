@@ -1,5 +1,7 @@
 //! What clients saw of each fault, in figures.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
@@ -109,4 +111,27 @@ pub(crate) fn write(path: &Path, table: &str) -> Result<()> {
         .context("the document has no second mark")?;
     std::fs::write(path, format!("{head}{BEGIN}\n{table}{END}{tail}"))?;
     Ok(())
+}
+
+/// Why attempts failed within a window, what happened most often first.
+pub(crate) fn reasons(window: Window, attempts: &[Attempt]) -> Vec<String> {
+    const SHOWN: usize = 4;
+    const CHARACTERS: usize = 160;
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for attempt in attempts {
+        if let Some(why) = &attempt.failure
+            && (window.began..window.ended).contains(&attempt.ended)
+        {
+            let why: String = why.chars().take(CHARACTERS).collect();
+            *counts
+                .entry(format!("{}: {why}", attempt.operation))
+                .or_default() += 1;
+        }
+    }
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| Reverse(*count));
+    let shown = counts.into_iter().take(SHOWN);
+    shown
+        .map(|(why, count)| format!("{count} × {why}"))
+        .collect()
 }
