@@ -11,6 +11,7 @@ mod lifecycle;
 mod listing;
 mod moving;
 mod nodes;
+mod partitions;
 mod pause;
 mod quotas;
 mod replicas;

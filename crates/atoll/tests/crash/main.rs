@@ -8,6 +8,7 @@
 )]
 
 mod failures;
+mod moving;
 mod outage;
 mod rig;
 mod service;

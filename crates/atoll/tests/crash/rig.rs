@@ -30,6 +30,9 @@ const ATTEMPT_LIMIT: Duration = Duration::from_secs(1);
 /// How long to wait between looks.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Name of the storage that nodes share, in the folder.
+const SHARED: &str = "shared";
+
 /// Counts ten times a second for as long as the sandbox lives.
 const COUNTER: &str = "nohup bash -c 'i=0; while sleep 0.1; do i=$((i+1)); echo $i > /tmp/next; \
                        mv /tmp/next /tmp/count; done' > /dev/null 2>&1 &";
@@ -117,6 +120,18 @@ impl Rig {
         Self::start_on_disk(None)
     }
 
+    /// The same with a storage that nodes share.
+    pub(crate) fn start_sharing() -> Self {
+        let folder = tempfile::Builder::new().prefix("crash-").tempdir().unwrap();
+        fs::create_dir(folder.path().join(SHARED)).unwrap();
+        Self::start_in(folder)
+    }
+
+    /// The storage that nodes share, where a test wants one.
+    pub(crate) fn shared(&self) -> PathBuf {
+        self.path(SHARED)
+    }
+
     /// The same with the server's data in memory, on a file system with these options.
     pub(crate) fn start_on_disk(options: Option<&str>) -> Self {
         let folder = tempfile::Builder::new().prefix("crash-").tempdir().unwrap();
@@ -127,6 +142,10 @@ impl Rig {
             mount.args(["-t", "tmpfs", "-o", options, "crash-test"]);
             assert!(mount.arg(data).status().unwrap().success());
         }
+        Self::start_in(folder)
+    }
+
+    fn start_in(folder: TempDir) -> Self {
         // All at once: a port that is free again may be given twice.
         let listeners = [0; 4].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
         let ports = listeners.map(|listener| listener.local_addr().unwrap().port());
@@ -263,6 +282,10 @@ impl Rig {
                 .args(["--traffic-listen", &listen(machine)]),
             Part::Second => command.args(["--listen", &listen(second), "--name", "n2"]),
         };
+        let shared = self.shared();
+        if part != Part::Server && shared.exists() {
+            command.args(["--snapshot-store", &format!("file://{}", shared.display())]);
+        }
         if part != Part::Server {
             command.args(["--server", &format!("http://127.0.0.1:{server}")]);
         }
@@ -275,13 +298,22 @@ impl Rig {
 
     /// Has a process end when it comes to this step.
     pub(crate) fn arm(&self, step: &str) {
-        let path = self.path(&format!("{}.crash", Part::of(step).name()));
+        self.arm_at(Part::of(step), step);
+    }
+
+    /// The same of one of several nodes.
+    pub(crate) fn arm_at(&self, part: Part, step: &str) {
+        let path = self.path(&format!("{}.crash", part.name()));
         fs::write(path, step).unwrap();
     }
 
     /// Waits for the armed process to have ended at its step, and starts it again.
     pub(crate) fn revive(&mut self, step: &str) {
-        let part = Part::of(step);
+        self.revive_at(Part::of(step), step);
+    }
+
+    /// The same of one of several nodes.
+    pub(crate) fn revive_at(&mut self, part: Part, step: &str) {
         self.wait_mut(&format!("{step} ends the process"), |rig| {
             rig.child(part).try_wait().unwrap()
         });
@@ -542,8 +574,13 @@ impl Rig {
 
     /// The sandboxes that the node's ledger knows.
     pub(crate) fn ledger(&self) -> Vec<String> {
-        let folder = self.path("node/node/sandboxes");
-        let entries = fs::read_dir(folder).unwrap();
+        self.ledger_of(Part::Node)
+    }
+
+    /// The same of one of several nodes; nothing while it was never started.
+    pub(crate) fn ledger_of(&self, part: Part) -> Vec<String> {
+        let folder = self.path(&format!("{}/node/sandboxes", part.name()));
+        let entries = fs::read_dir(folder).into_iter().flatten();
         let mut names: Vec<String> = entries
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
