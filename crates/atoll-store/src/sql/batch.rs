@@ -34,9 +34,9 @@ use crate::store::{
 
 const KEYS_TABLE: &str = "idempotency_keys";
 
-static TRANSITIONS: Many = many!(queries::SANDBOX_TRANSITION, "ttnttnnnttnntn");
+static TRANSITIONS: Many = many!(queries::SANDBOX_TRANSITION, "ttnttnnnttnntnn");
 static STOPS: Many = many!(queries::SANDBOX_STOP, "tntt");
-static SANDBOXES: Many = many!(queries::SANDBOX_INSERT, "tttttttttntnnnnnttnnnnnnt");
+static SANDBOXES: Many = many!(queries::SANDBOX_INSERT, "tttttttttntnnnnnttnnnnnntttntn");
 static LABELS: Many = many!(queries::LABEL_INSERT, "ttttn");
 static LABELS_GONE: Many = many!(queries::LABELS_DELETE, "t");
 static LABELS_PAUSED: Many = many!(queries::LABELS_PAUSED, "tn");
