@@ -74,7 +74,7 @@ impl Fleet {
     async fn start_engines(&mut self, folder: &Path) -> Result<()> {
         let mut postgres = Service::postgres(site("postgres", 4, 1)?, folder)?;
         postgres.start().await?;
-        postgres.create_database()?;
+        postgres.create_database().await?;
         self.postgres = Some(postgres);
         let mut redis = Service::redis(site("redis", 4, 2)?, folder)?;
         redis.start().await?;

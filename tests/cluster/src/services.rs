@@ -17,6 +17,7 @@ const REDIS_PORT: u16 = 6379;
 const CONSUL_PORT: u16 = 8500;
 /// PostgreSQL refuses to run as root.
 const POSTGRES_USER: &str = "postgres";
+const LOOK_EACH: Duration = Duration::from_millis(100);
 /// How long a service may take until it takes connections.
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
@@ -180,24 +181,26 @@ impl Service {
                 self.site.name,
                 self.process.last_words(20)
             );
-            sleep(Duration::from_millis(100)).await;
+            sleep(LOOK_EACH).await;
         }
     }
 
     /// Makes the database for the servers.
-    pub(crate) fn create_database(&self) -> Result<()> {
+    pub(crate) async fn create_database(&self) -> Result<()> {
         let Kind::Postgres { programs, .. } = &self.kind else {
             return Ok(());
         };
-        let mut command = Command::new(programs.join("createdb"));
-        command.args([
-            "-h",
-            &self.site.address.to_string(),
-            "-U",
-            POSTGRES_USER,
-            "atoll",
-        ]);
-        check(&mut command, "make the database")
+        let address = self.site.address.to_string();
+        let since = Instant::now();
+        loop {
+            let mut command = Command::new(programs.join("createdb"));
+            command.args(["-h", &address, "-U", POSTGRES_USER, "atoll"]);
+            // It takes connections before it is ready to do anything with them.
+            match check(&mut command, "make the database") {
+                Err(_) if since.elapsed() < READY_LIMIT => sleep(LOOK_EACH).await,
+                made => return made,
+            }
+        }
     }
 
     /// Ends it as it would at a restart in a hurry: no connection is waited for.
