@@ -107,6 +107,8 @@ fn what_there_is_is_in_consul_whatever_becomes_of_it() {
     });
     until("health is well", || rig.discovery()["status"] == "healthy");
 
+    rig.remove(&two);
+    rig.remove(&four);
     rig.stop("node");
     until("the node is gone", || consul.ids("atoll-node").is_empty());
     rig.stop("server");

@@ -278,6 +278,17 @@ impl Drop for Rig {
                 self.log("node")
             );
         }
+        // Sandboxes outlive their node: they end while there is one.
+        if let Some((200, Value::Array(left))) = self
+            .api
+            .as_ref()
+            .filter(|_| self.children.contains_key("node") && !std::thread::panicking())
+            .and_then(|api| api.ask("GET", "/v2/sandboxes", None))
+        {
+            for sandbox in left {
+                self.remove(sandbox["sandboxID"].as_str().unwrap_or_default());
+            }
+        }
         for child in self.children.values_mut() {
             let _ = child.kill();
             let _ = child.wait();
