@@ -45,7 +45,8 @@ struct Arguments {
     next: Option<PathBuf>,
     #[arg(long, default_value_t = 3)]
     servers: u8,
-    #[arg(long, default_value_t = 2)]
+    /// Edges; without any, clients reach sandboxes through the servers.
+    #[arg(long, default_value_t = 0)]
     edges: u8,
     #[arg(long, default_value_t = 5)]
     nodes: u8,

@@ -4,6 +4,7 @@ mod audit;
 mod forecast;
 pub(super) mod nodes;
 mod schedule;
+mod servers;
 mod teams;
 
 use atoll_control::request::ImportRequest;
@@ -37,6 +38,7 @@ const MAX_NAME_LEN: usize = 64;
 
 pub(super) fn routes(table: Table) -> Table {
     let table = forecast::routes(schedule::routes(nodes::routes(table)));
+    let table = servers::routes(table);
     audit::routes(teams::routes(table))
         .add(Method::GET, "/admin/v1/keys", list_keys)
         .add(Method::POST, "/admin/v1/keys", create_key)
