@@ -41,7 +41,6 @@ pub(crate) struct World {
     rng: Mutex<StdRng>,
     trace: Mutex<Trace>,
     wall_offset: AtomicI64,
-    has_jumped: AtomicBool,
     is_calm: AtomicBool,
     disturbed: Mutex<BTreeMap<Part, Instant>>,
     violations: Mutex<Vec<String>>,
@@ -61,7 +60,6 @@ impl World {
             rng: Mutex::new(StdRng::seed_from_u64(options.seed)),
             trace: Mutex::new(Trace::new(options.keeps_trace)),
             wall_offset: AtomicI64::new(0),
-            has_jumped: AtomicBool::new(false),
             is_calm: AtomicBool::new(false),
             disturbed: Mutex::default(),
             violations: Mutex::default(),
@@ -158,14 +156,8 @@ impl World {
             .copied()
     }
 
-    /// Whether the wall clock ever jumped back.
-    pub(crate) fn has_jumped(&self) -> bool {
-        self.has_jumped.load(Ordering::Relaxed)
-    }
-
     /// Moves the wall clock.
     pub(crate) fn jump(&self, by_secs: i64) {
-        self.has_jumped.fetch_or(by_secs < 0, Ordering::Relaxed);
         self.wall_offset
             .fetch_add(by_secs * 1_000_000, Ordering::Relaxed);
     }
