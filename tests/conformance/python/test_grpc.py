@@ -88,7 +88,7 @@ def number(client, enum, name):
 def test_reflection_tells_every_service(nobody):
     services = set(nobody.database.get_services())
     assert SERVICE in services
-    assert len(nobody.methods()) == 19
+    assert len(nobody.methods()) == 20
     # What reflection tells is complete: every message can be made.
     for method in nobody.methods().values():
         nobody.message(method.input_type.full_name)
