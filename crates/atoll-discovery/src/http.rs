@@ -31,6 +31,9 @@ const SEGMENT: &AsciiSet = &CONTROLS
     .add(b'?')
     .add(b'\\');
 
+/// Consul's header with the index of what was asked for.
+const INDEX: &str = "x-consul-index";
+
 /// Why a call came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -84,7 +87,7 @@ impl fmt::Debug for Http {
 #[derive(Debug)]
 pub(crate) struct Answer {
     status: StatusCode,
-    /// Consul's and Nomad's index of what was asked for, from the header of this name.
+    /// The index of what was asked for, from [`INDEX`].
     pub(crate) index: Option<u64>,
     body: Vec<u8>,
 }
@@ -167,10 +170,8 @@ impl Http {
         }
         let unreached = |error: reqwest::Error| Error::Unreachable(explain(&error.without_url()));
         let mut response = request.send().await.map_err(unreached)?;
-        let index = ["x-consul-index", "x-nomad-index"]
-            .into_iter()
-            .find_map(|name| response.headers().get(name))
-            .and_then(|value| value.to_str().ok()?.parse().ok());
+        let index = response.headers().get(INDEX);
+        let index = index.and_then(|value| value.to_str().ok()?.parse().ok());
         let status = response.status();
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(unreached)? {

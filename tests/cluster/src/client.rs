@@ -79,9 +79,8 @@ pub(crate) struct Access {
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
-    /// `http://HOST:PORT` of every server, and of every door to the sandboxes.
+    /// `http://HOST:PORT` of every server: for what it is asked, and as a door to sandboxes.
     servers: Arc<[String]>,
-    edges: Arc<[String]>,
     key: Arc<str>,
     journal: Journal,
     /// Of this user, so that not all begin with the same server.
@@ -89,12 +88,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(
-        servers: Vec<String>,
-        edges: Vec<String>,
-        key: &str,
-        journal: Journal,
-    ) -> Result<Self> {
+    pub(crate) fn new(servers: Vec<String>, key: &str, journal: Journal) -> Result<Self> {
         let http = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(2))
             .timeout(ATTEMPT_LIMIT)
@@ -102,7 +96,6 @@ impl Client {
         Ok(Self {
             http,
             servers: servers.into(),
-            edges: edges.into(),
             key: key.into(),
             journal,
             number: 0,
@@ -127,7 +120,7 @@ impl Client {
             let request = self.ask(Method::POST, &format!("{url}/sandboxes"));
             request.header("idempotency-key", name).json(&wish)
         };
-        self.insist("create", &self.servers, prepare, async |answer| {
+        self.insist("create", prepare, async |answer| {
             let made = document(answer, &[201]).await?;
             Ok(access(&made))
         })
@@ -168,7 +161,7 @@ impl Client {
             self.ask(method.clone(), &format!("{url}{path}"))
                 .json(&body)
         };
-        self.insist(operation, &self.servers, prepare, async |answer| {
+        self.insist(operation, prepare, async |answer| {
             document(answer, wanted).await.map(drop)
         })
         .await
@@ -192,7 +185,7 @@ impl Client {
                 .header("content-type", "application/connect+json")
                 .header("connect-protocol-version", "1")
         };
-        self.insist("command", &self.edges, prepare, async |answer| {
+        self.insist("command", prepare, async |answer| {
             let status = answer.status();
             let bytes = answer.bytes().await.map_err(|error| again(&error))?;
             match written(&bytes) {
@@ -240,18 +233,19 @@ impl Client {
             .header("x-api-key", &*self.key)
     }
 
-    /// Repeats an operation until it is done, at one door after the other.
+    /// Repeats an operation until it is done, at one server after the other.
     async fn insist<T>(
         &self,
         operation: &'static str,
-        doors: &[String],
         prepare: impl Fn(&str) -> RequestBuilder,
         take: impl AsyncFn(reqwest::Response) -> Result<T, Verdict<T>>,
     ) -> Outcome<T> {
         let since = Instant::now();
         for turn in self.number.. {
             let begun = Instant::now();
-            let sent = prepare(&doors[turn % doors.len()]).send().await;
+            let sent = prepare(&self.servers[turn % self.servers.len()])
+                .send()
+                .await;
             let verdict = match sent {
                 Err(error) => again(&error),
                 Ok(answer) => take(answer)

@@ -23,8 +23,6 @@ pub(crate) enum Fault {
     KillServer,
     /// kill -9 of the server on duty, which stays away for a while.
     KillDuty,
-    /// kill -9 of an edge.
-    KillEdge,
     /// kill -9 of a node's agent.
     KillNode,
     /// kill -9 of what holds a node's port.
@@ -63,7 +61,6 @@ impl Fault {
             Self::None => "nothing breaks",
             Self::KillServer => "kill -9 of a server, back after 3 s",
             Self::KillDuty => "kill -9 of the server on duty, back after 13 s",
-            Self::KillEdge => "kill -9 of an edge, back after 3 s",
             Self::KillNode => "kill -9 of a node's agent, back after 3 s",
             Self::KillRelay => "kill -9 of what holds a node's port",
             Self::RestartPostgres => "PostgreSQL restarted at once",
@@ -84,7 +81,6 @@ impl Fault {
         match self {
             Self::StopRedis => fleet.redis.is_some(),
             Self::StopConsul => fleet.consul.is_some(),
-            Self::KillEdge => !fleet.edges.is_empty(),
             Self::KillDuty | Self::PartitionServer | Self::Upgrade => fleet.servers.len() > 1,
             Self::RestartPostgres | Self::StopPostgres => fleet.postgres.is_some(),
             Self::LoseNode => fleet.nodes.len() > 1,
@@ -106,11 +102,6 @@ impl Fault {
             Self::KillDuty => {
                 let on_duty = fleet.on_duty().await?;
                 Self::kill_server(fleet, on_duty, RESTART_AFTER + AWAY).await?;
-            }
-            Self::KillEdge => {
-                fleet.edges[0].kill()?;
-                sleep(RESTART_AFTER).await;
-                fleet.edges[0].start()?;
             }
             Self::KillNode => {
                 fleet.nodes[0].kill()?;

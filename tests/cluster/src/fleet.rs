@@ -1,4 +1,4 @@
-//! The fleet: engines, servers, edges and nodes, each on a machine of its own.
+//! The fleet: engines, servers and nodes, each on a machine of its own.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,6 @@ use crate::services::{self, Service};
 
 const SERVER_PORT: u16 = 3000;
 const NODE_PORT: u16 = 3001;
-const EDGE_PORT: u16 = 3002;
 /// Secrets of a fleet that lives for minutes in a network of its own.
 const KEY: &str = "e2b_00000000000000000000000000000000c1057e50";
 const TOKEN: &str = "a-join-token-of-a-fleet-for-tests";
@@ -26,7 +25,6 @@ const READY_LIMIT: Duration = Duration::from_secs(120);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Size {
     pub(crate) servers: u8,
-    pub(crate) edges: u8,
     pub(crate) nodes: u8,
 }
 
@@ -37,7 +35,6 @@ pub(crate) struct Fleet {
     pub(crate) redis: Option<Service>,
     pub(crate) consul: Option<Service>,
     pub(crate) servers: Vec<Member>,
-    pub(crate) edges: Vec<Member>,
     pub(crate) nodes: Vec<Member>,
     /// What servers are upgraded to.
     next: PathBuf,
@@ -54,7 +51,6 @@ impl Fleet {
             redis: None,
             consul: None,
             servers: Vec::new(),
-            edges: Vec::new(),
             nodes: Vec::new(),
             next: next.to_owned(),
             lost: None,
@@ -108,13 +104,6 @@ impl Fleet {
             self.servers.push(server);
         }
         of_all.push(setting("ATOLL_SERVER", self.server_urls().join(",")));
-        for number in 1..=size.edges {
-            let site = site(&format!("edge-{number}"), 2, number)?;
-            let listen = format!("{}:{EDGE_PORT}", site.address);
-            let arguments = ["edge", "--listen", &listen];
-            self.edges
-                .push(Member::new(site, program, folder, &arguments, &of_all)?);
-        }
         for number in 1..=size.nodes {
             let site = site(&format!("node-{number}"), 3, number)?;
             let listen = format!("{}:{NODE_PORT}", site.address);
@@ -128,7 +117,7 @@ impl Fleet {
 
     async fn run(&mut self) -> Result<()> {
         // The first makes the tables.
-        let groups = [&mut self.servers, &mut self.edges, &mut self.nodes];
+        let groups = [&mut self.servers, &mut self.nodes];
         for member in groups.into_iter().flatten() {
             member.start()?;
         }
@@ -141,7 +130,7 @@ impl Fleet {
             if ready == self.servers.len() * self.nodes.len() {
                 return Ok(());
             }
-            let groups = [&mut self.servers, &mut self.edges, &mut self.nodes];
+            let groups = [&mut self.servers, &mut self.nodes];
             for member in groups.into_iter().flatten() {
                 ensure!(
                     member.is_running() && since.elapsed() < READY_LIMIT,
@@ -189,14 +178,6 @@ impl Fleet {
             .collect()
     }
 
-    /// Where clients reach sandboxes: through servers where there are no edges.
-    pub(crate) fn edge_urls(&self) -> Vec<String> {
-        if self.edges.is_empty() {
-            return self.server_urls();
-        }
-        self.edges.iter().map(|edge| edge.url(EDGE_PORT)).collect()
-    }
-
     pub(crate) const fn key() -> &'static str {
         KEY
     }
@@ -231,7 +212,7 @@ impl Fleet {
 
     /// Ends everything in order.
     pub(crate) async fn stop(&mut self) -> Result<()> {
-        let groups = [&mut self.nodes, &mut self.edges, &mut self.servers];
+        let groups = [&mut self.nodes, &mut self.servers];
         for member in groups.into_iter().flatten() {
             member.stop().await?;
         }

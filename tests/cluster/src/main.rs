@@ -1,7 +1,7 @@
 //! `atoll-cluster`: a whole fleet on one machine, which clients use while its parts are killed, cut
 //! off and replaced. Usually called as `cargo xtask cluster`.
 //!
-//! Real PostgreSQL, Redis and Consul, servers, edges, and nodes with real sandboxes, each in a
+//! Real PostgreSQL, Redis and Consul, servers, and nodes with real sandboxes, each in a
 //! network namespace of its own. Afterwards every sandbox that was answered must be accounted for:
 //! none lost, none twice, none forgotten on a node, nothing left of those that were deleted.
 #![forbid(unsafe_code)]
@@ -45,9 +45,6 @@ struct Arguments {
     next: Option<PathBuf>,
     #[arg(long, default_value_t = 3)]
     servers: u8,
-    /// Edges; without any, clients reach sandboxes through the servers.
-    #[arg(long, default_value_t = 0)]
-    edges: u8,
     #[arg(long, default_value_t = 5)]
     nodes: u8,
     /// Clients at a time.
@@ -89,7 +86,6 @@ async fn run(arguments: &Arguments) -> Result<()> {
     open_to_all(folder)?;
     let size = Size {
         servers: arguments.servers,
-        edges: arguments.edges,
         nodes: arguments.nodes,
     };
     let next = arguments.next.as_deref().unwrap_or(&arguments.program);
@@ -101,8 +97,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
     );
 
     let journal = Journal::default();
-    let doors = (fleet.server_urls(), fleet.edge_urls());
-    let client = Client::new(doors.0, doors.1, Fleet::key(), journal.clone())?;
+    let client = Client::new(fleet.server_urls(), Fleet::key(), journal.clone())?;
     let load = Load::start(&client, arguments.users);
     let windows = strike_all(arguments, &mut fleet).await?;
     let stories = load.stop().await;

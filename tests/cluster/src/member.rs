@@ -1,4 +1,4 @@
-//! A process of Atoll on a machine of its own: server, edge or node.
+//! A process of Atoll on a machine of its own: server or node.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

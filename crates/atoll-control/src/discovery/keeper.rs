@@ -10,7 +10,6 @@ use atoll_core::event::EventKind;
 use atoll_core::id::{Generation, NodeId, SandboxId};
 use atoll_core::sandbox::Sandbox;
 use atoll_store::store::EventQuery;
-use futures::future::try_join_all;
 use tokio::time::Instant;
 
 use super::waiting::Waiting;
@@ -373,12 +372,12 @@ impl Keeper {
     }
 
     async fn rows(&self, ids: &[SandboxId]) -> Result<Vec<(SandboxId, Option<Sandbox>)>, String> {
-        let read = ids.iter().map(|id| async move {
-            let row = self.inner.store.sandbox_get(id).await;
-            row.map(|row| (id.clone(), row))
-        });
-        let rows = try_join_all(read).await;
-        rows.map_err(|error| format!("the store does not say what to register: {error}"))
+        let rows = self.inner.store.sandbox_list_by_id(ids).await;
+        let rows =
+            rows.map_err(|error| format!("the store does not say what to register: {error}"))?;
+        let rows = rows.into_iter().map(|row| (row.id.clone(), row));
+        let mut rows: BTreeMap<_, _> = rows.collect();
+        Ok(ids.iter().map(|id| (id.clone(), rows.remove(id))).collect())
     }
 }
 

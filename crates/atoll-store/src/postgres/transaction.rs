@@ -31,10 +31,6 @@ use crate::store::{AuditRow, Error, EventRow, Result, TeamRow};
 /// What the locks of transactions are told apart by, from each other and from those of migrations.
 const LOCKS: i64 = 0x0061_746f_6c6c_0000;
 
-/// Columns of an event, and of a row of the audit.
-const EVENT_COLUMNS: &str = "tttnttttt";
-const AUDIT_COLUMNS: &str = "nttttttttn";
-
 /// One transaction that is under way.
 pub(super) struct PgTx<'c> {
     connection: &'c mut PgConnection,
@@ -95,9 +91,9 @@ impl<'c> PgTx<'c> {
             .bind(number(events))
             .bind(number(audit));
         let told = std::mem::take(&mut self.events);
-        tell.values.extend(columns_of(told, EVENT_COLUMNS));
+        tell.values.extend(columns_of(told, bind::EVENT_KINDS));
         let told = std::mem::take(&mut self.audit);
-        tell.values.extend(columns_of(told, AUDIT_COLUMNS));
+        tell.values.extend(columns_of(told, bind::AUDIT_KINDS));
         let row = fetch(&mut self, operation, tell).await?;
         let head = row.as_ref().map(|row| column(row, 0)).transpose()?;
         Ok(head.filter(|_| events > 0))

@@ -99,6 +99,9 @@ pub(super) fn key<'q>(sandbox: &'q Sandbox, idempotency: &'q IdempotencyKey) -> 
         .bind(sandbox.created_at.as_micros())
 }
 
+/// What the values of [`event`] are, as [`many`](super::many) has it.
+pub(crate) const EVENT_KINDS: &str = "tttnttttt";
+
 /// An event.
 pub(crate) fn event(event: &EventRow) -> Statement<'_> {
     query(queries::EVENT_INSERT)
@@ -112,6 +115,9 @@ pub(crate) fn event(event: &EventRow) -> Statement<'_> {
         .bind(fields_to_json(&event.fields))
         .bind(event.decision.as_deref().map(decision_to_json))
 }
+
+/// What the values of [`audit`] are.
+pub(crate) const AUDIT_KINDS: &str = "nttttttttn";
 
 /// A row of the audit.
 pub(crate) fn audit(row: &AuditRow) -> Statement<'_> {

@@ -26,7 +26,7 @@ pub(crate) struct Many {
 /// Makes a [`Many`] of the text for one row. The letters say what its placeholders are: `t` for a
 /// text, `n` for a number.
 macro_rules! many {
-    ($text:expr, $kinds:literal) => {
+    ($text:expr, $kinds:expr) => {
         $crate::sql::many::Many {
             repeated: std::sync::LazyLock::new(|| $crate::sql::many::repeated_texts($text)),
             over_columns: std::sync::LazyLock::new(|| {

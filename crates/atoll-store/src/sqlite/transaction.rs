@@ -15,8 +15,8 @@ use crate::sql::statement::{Statement, Value, query};
 use crate::sql::{bind, team};
 use crate::store::{AuditRow, Error, EventRow, Result, TeamRow};
 
-static EVENTS: Many = many!(queries::EVENT_INSERT, "tttnttttt");
-static AUDIT: Many = many!(queries::AUDIT_INSERT, "nttttttttn");
+static EVENTS: Many = many!(queries::EVENT_INSERT, bind::EVENT_KINDS);
+static AUDIT: Many = many!(queries::AUDIT_INSERT, bind::AUDIT_KINDS);
 
 /// What the driver takes.
 type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
